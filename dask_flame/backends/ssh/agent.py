@@ -7,7 +7,8 @@ This process ends when its input closes, because the driver or the connection ha
 the driver has been silent for the lease, because the network was cut.
 
 From the driver: ``begin`` first, ``kind``, ``forget``, ``boot`` and ``end`` as for a supervisor,
-``taken`` and ``ping``. To the driver: ``here`` first, ``full``, ``taken``, ``failed``, and what the
+``taken`` and ``ping``, and for a trial before, ``listen`` and ``reach``. To the driver: ``here``
+first, the answers to ``listen``, ``reach`` and ``taken``, ``full``, ``failed``, and what the
 supervisor says. Imports little, because a boot waits for it.
 """
 
@@ -34,6 +35,7 @@ from dask_flame._version import __version__
 from dask_flame.backends.local.exit_reasons import ExitReasons
 from dask_flame.backends.ssh import resources
 from dask_flame.backends.ssh.claims import Capacity, Claims, Need
+from dask_flame.backends.ssh.probe import Listener, first_out_of_reach, own_address
 from dask_flame.core.folder_locks import lock
 from dask_flame.core.own_folders import make_own, why_unsafe
 from dask_flame.core.processes import MARK, NO_MARK
@@ -73,6 +75,7 @@ class Agent:
         self._heard = time.monotonic()
         self._address = ""
         self._lock: int | None = None
+        self._listener: Listener | None = None
 
     def run(self) -> int:
         """Serve the driver until it is gone; then end everything. Return the exit code."""
@@ -172,8 +175,23 @@ class Agent:
             self._say(ev="taken", others=asdict(self._claims.others()))
         elif op in ("end", "forget"):
             self._forward(message)
+        elif op == "listen":
+            self._listen(message["token"])
+        elif op == "reach":
+            failed = first_out_of_reach(message["places"], message["token"], message["within"])
+            self._say(ev="reach", failed=failed)
+
+    def _listen(self, token: str) -> None:
+        """Listen for a trial, until the driver has made up its mind."""
+        try:
+            self._listener = Listener(token)
+            self._say(ev="listen", address=own_address(), port=self._listener.port)
+        except OSError:
+            self._say(ev="listen", address="", port=0)
 
     def _begin(self, message: dict[str, Any]) -> None:
+        if self._listener is not None:
+            self._listener.close()
         self._mark, self._lease = message["mark"], message["lease"]
         limits = message["capacity"]
         limits["gpus"] = tuple(limits["gpus"])

@@ -19,7 +19,7 @@ from dask_flame.backends.ssh.machines import Machines
 from dask_flame.backends.ssh.options import SshOptions
 from dask_flame.backends.ssh.output import Output
 from dask_flame.backends.ssh.placement import choose, why_full, why_never
-from dask_flame.backends.ssh.reach import can_all_reach, own_address
+from dask_flame.backends.ssh.reach import own_address, why_not_direct
 from dask_flame.backends.ssh.routes import DRIVER
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.errors import BackendError
@@ -143,10 +143,7 @@ class SshBackend(Backend):
         try:
             await machines.want(wanted)
             self._check_open()
-            reach = self._options(self._expected[0]).reach or "auto"
-            machines.forwards = reach == "forward" or (
-                reach == "auto" and not await can_all_reach(list(machines.connected.values()))
-            )
+            machines.forwards = await self._must_forward(list(machines.connected.values()))
             await machines.begin()
             self._check_open()
         except BaseException:
@@ -157,6 +154,23 @@ class SshBackend(Backend):
             await self.close()
             raise BackendError(f"no host can be used: {why}")
         self._started = True
+
+    async def _must_forward(self, machines: Sequence[Machine]) -> bool:
+        """Return whether runners are reached through the connections of ssh.
+
+        Raises
+        ------
+        BackendError
+            The user wants direct connections, and they are not possible.
+        """
+        reach = self._options(self._expected[0]).reach or "auto"
+        if reach == "forward" or not machines:
+            return True
+        why = await why_not_direct(machines)
+        if why and reach == "direct":
+            raise BackendError(f'reach="direct" is not possible: {why}; write reach="forward"')
+        logger.debug("reach: %s", why or "direct")
+        return bool(why)
 
     def _check_open(self) -> None:
         if self._closing is not None:

@@ -81,6 +81,7 @@ class Machine:
         self._tasks: list[asyncio.Task[None]] = []
         self._words = ""
         self._announced: set[str] = set()
+        self._answers: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._over = False
         self._closing = False
         #: Whether :meth:`begin` was called.
@@ -225,6 +226,15 @@ class Machine:
             with contextlib.suppress(OSError, asyncssh.Error):
                 self._process.stdin.write(json.dumps(message).encode() + b"\n")
 
+    async def ask(self, op: str, **message: Any) -> dict[str, Any]:
+        """Send a message to the agent, and return its answer; one of a kind at a time."""
+        answer = self._answers[op] = asyncio.get_running_loop().create_future()
+        self.send(op=op, **message)
+        try:
+            return await answer
+        finally:
+            self._answers.pop(op, None)
+
     def announce(self, kind: Mapping[str, Any]) -> None:
         """Tell the agent of a kind of runners, once."""
         if kind["key"] not in self._announced:
@@ -296,6 +306,9 @@ class Machine:
         elif event == "hello":
             if not self._hello.done():
                 self._hello.set_result(message["scratch"])
+        elif event in self._answers:
+            if not self._answers[event].done():
+                self._answers[event].set_result(message)
         elif event == "failed":
             # What was printed comes by another way, perhaps a moment later.
             asyncio.get_running_loop().call_later(_WORDS_WITHIN, self._failed, message["why"])
