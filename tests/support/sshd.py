@@ -206,6 +206,10 @@ class SshClient:
         self.config = folder / "config"
         self.config.touch()
 
+    def public_of(self) -> str:
+        """Return the line of the public half of the key."""
+        return Path(f"{self.key}.pub").read_text().strip()
+
     def knows(self, sshd: Sshd, *, public: str = "") -> None:
         """Trust the key of a host."""
         line = f"[{sshd.address}]:{sshd.port} {' '.join((public or sshd.public).split()[:2])}\n"

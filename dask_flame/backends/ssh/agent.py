@@ -198,12 +198,7 @@ class Agent:
         self._claims = Claims(secrets.token_hex(4), Capacity(**limits))
         self._address = message["address"]
         try:
-            place = tempfile.gettempdir()
-            if why := why_unsafe(place):
-                raise OSError(f"the temporary folder {place} is not safe from other users: {why}")
-            with tempfile.TemporaryFile(dir=place) as trial:
-                trial.write(bytes(_TRIAL))
-                trial.flush()
+            _check_place()
             self._start(self._completed(message["kind"]) if message["kind"] else None)
         except OSError as error:
             self._say(ev="failed", why=str(error))
@@ -326,6 +321,22 @@ class Agent:
         if code < 0:
             time.sleep(_LEFT_TO_RUNNERS)
             wait_for_trackers(end_all_marked(f"{self._mark}/"))
+
+
+def _check_place() -> None:
+    """Raise an OSError if runners cannot have their folders where temporary files are."""
+    try:
+        place = tempfile.gettempdir()  # it writes a few bytes
+        with tempfile.TemporaryFile(dir=place) as trial:
+            trial.write(bytes(_TRIAL))
+            trial.flush()
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to a temporary folder ({error.strerror}): make room there, "
+            "or set TMPDIR for this user on the host"
+        ) from None
+    if why := why_unsafe(place):
+        raise OSError(f"the temporary folder {place} is not safe from other users: {why}")
 
 
 def _is_here(module: str) -> bool:

@@ -80,6 +80,8 @@ def _words(host: HostSpec, error: Exception, within: float) -> str:
         )
     if isinstance(error, socket.gaierror):
         return f"its name is not known ({error.strerror}); type: {ssh} true"
+    if isinstance(error, OSError) and error.errno:
+        said = os.strerror(error.errno)  # asyncio has words of its own, with the address
     return f"it cannot be reached ({said}); type: {ssh} true"
 
 

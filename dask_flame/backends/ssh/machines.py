@@ -13,7 +13,7 @@ from dask_flame.backends.ssh.relay import Relay
 from dask_flame.core.backoff import Backoff
 
 #: Seconds between two attempts to connect to a host that is away: the first, and at most.
-_AGAIN, _AGAIN_AT_MOST = 5.0, 120.0
+_AGAIN, _AGAIN_AT_MOST = 1.0, 60.0
 
 
 class Machines:
@@ -68,9 +68,10 @@ class Machines:
         """Start the supervisors of the hosts that are connected, once it is known how to reach."""
         new = [machine for machine in self.connected.values() if not machine.begun]
         await asyncio.gather(*map(self._begin, new))
-        for host in self.away:
-            self._try_again(host)
-        self._tell()
+        if self.connected:
+            for host in self.away:
+                self._try_again(host)
+            self._tell()
 
     async def _try(self, host: HostSpec) -> bool:
         """Connect a host; return whether that succeeded."""
