@@ -8,17 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dask.config
 import psutil
 import pytest
+from distributed import Client
 
 from dask_flame import FlameCluster
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.testing.conformance import Said
-from distributed import Client
 from tests.support.sshd import SshClient, Sshd, needs_sshd
 from tests.support.waiting import until, wait_for
 
@@ -44,9 +43,7 @@ def driver(
         process.stdout.close()
 
 
-def test_a_driver_that_is_killed_leaves_nothing(
-    ssh: Sshd, driver: subprocess.Popen[bytes]
-) -> None:
+def test_a_driver_that_is_killed_leaves_nothing(ssh: Sshd, driver: subprocess.Popen[bytes]) -> None:
     assert len(ssh.left()) >= 7  # agent, supervisor, template, runners, what they started, folder
     driver.kill()
     wait_for(lambda: not ssh.left(), what=f"nothing is left: {ssh.left()}")
@@ -110,7 +107,9 @@ async def test_a_frozen_connection_ends_on_both_sides(ssh: Sshd) -> None:
     said = Said()
     with dask.config.set({"flame.ssh.silence": "4s", "flame.ssh.reach": "forward"}):
         backend = SshBackend(said.context)
-        spec = RunnerSpec(name="one", scheduler="tcp://127.0.0.1:1", concurrency=1, boot_timeout=600)
+        spec = RunnerSpec(
+            name="one", scheduler="tcp://127.0.0.1:1", concurrency=1, boot_timeout=600
+        )
         backend.expect([spec])
         await backend.start()
         try:
