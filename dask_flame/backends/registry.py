@@ -12,7 +12,7 @@ from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError
 
 _WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
-_EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "slurm")}
+_EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "ssh", "slurm")}
 BackendFactory = Callable[[BackendContext], Backend]
 
 
