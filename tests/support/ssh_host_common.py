@@ -113,6 +113,10 @@ class Host:
         """End the server and its connections; what these have started goes on."""
         raise NotImplementedError
 
+    def authorize(self, keys: str) -> None:
+        """Let only these keys in."""
+        raise NotImplementedError
+
     def restore(self) -> None:
         """Undo what a test has done to it."""
         raise NotImplementedError

@@ -69,10 +69,11 @@ class LoopbackHost(Host):
                 process.kill()
         wait_for(lambda: not self._processes())
 
+    def authorize(self, keys: str) -> None:
+        (self.folder / "authorized_keys").write_text(keys)
+
     def restore(self) -> None:
-        authorized = self.folder / "authorized_keys"
-        if authorized.read_text() != self._trusted:
-            authorized.write_text(self._trusted)
+        self.authorize(self._trusted)
         if self.process is None:
             self.kill()
             self.start()

@@ -229,6 +229,9 @@ class NamespaceHost(Host):
             wait_for(lambda: not psutil.pid_exists(self.pid), what=f"the end of {self.name}")
             self.process = None
 
+    def authorize(self, keys: str) -> None:
+        self.at(f"{self.home}/.ssh/authorized_keys").write_text(keys)
+
     def restore(self) -> None:
         if not self._whole():
             self.kill()
@@ -251,19 +254,21 @@ class NamespaceHost(Host):
             return server and there == self._trusted
         return False
 
-    def fill_home(self) -> None:
-        """Leave no room in the user's home."""
-        own = f"size=64k,uid={self._uid},gid={self._uid},mode=700"
+    @contextlib.contextmanager
+    def full(self, folder: str) -> Iterator[None]:
+        """Leave no room in a folder, such as the user's home."""
+        mode, user = ("700", self._uid) if folder == self.home else ("1777", 0)
         script = (
-            f"mkdir /run/other; cp -a {self.home}/. /run/other;"
-            f"mount -t tmpfs -o {own} none {self.home}; cp -a /run/other/. {self.home};"
-            f"rm -r /run/other; dd if=/dev/zero of={self.home}/full bs=4k 2>/dev/null || :"
+            f"mkdir /run/other; cp -a {folder}/. /run/other;"
+            f"mount -t tmpfs -o size=64k,uid={user},gid={user},mode={mode} none {folder};"
+            f"cp -a /run/other/. {folder}; rm -r /run/other;"
+            f"dd if=/dev/zero of={folder}/full bs=4k 2>/dev/null || :"
         )
         self.inside("sh", "-ec", script)
-
-    def empty_home(self) -> None:
-        """Undo :meth:`fill_home`."""
-        self.inside("umount", "-l", self.home)
+        try:
+            yield
+        finally:
+            self.inside("umount", "-l", folder)
 
     def _processes(self) -> Iterator[psutil.Process]:
         mine = os.readlink(f"/proc/{self.pid}/ns/pid")
