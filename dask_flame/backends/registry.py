@@ -11,7 +11,7 @@ from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError
 
 _WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
-_EXTRAS = {"kubernetes": "dask-flame[kubernetes]", "fly": "dask-flame[fly]"}
+_EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "ssh")}
 BackendFactory = Callable[[BackendContext], Backend]
 
 

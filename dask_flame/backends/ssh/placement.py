@@ -1,0 +1,75 @@
+"""Choose the host of a runner; pure (driver)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.ssh.claims import Capacity, Need, Taken
+from dask_flame.backends.ssh.hosts import HostSpec
+from dask_flame.backends.ssh.launch import need
+
+
+class Place(Protocol):
+    """A host, as its runners have left it."""
+
+    @property
+    def host(self) -> HostSpec: ...
+    @property
+    def capacity(self) -> Capacity: ...
+    def taken(self) -> Taken: ...
+
+
+def choose(
+    spec: RunnerSpec, places: Iterable[Place], *, keep_gpus: bool = False
+) -> Place | None:
+    """Return the host with the most room for a runner; None if none has any.
+
+    Parameters
+    ----------
+    spec : RunnerSpec
+    places : iterable of Place
+    keep_gpus : bool, default False
+        Whether runners without GPUs go to hosts without GPUs, as long as these have room.
+    """
+    best: tuple[bool, float] | None = None
+    chosen: Place | None = None
+    for place in places:
+        wants, taken = need(spec, place.host, place.capacity), place.taken()
+        if place.capacity.why_never(wants) or place.capacity.why_not(wants, taken):
+            continue
+        keep = keep_gpus and bool(place.capacity.gpus) and not wants.gpus
+        rank = (keep, _use(wants, taken, place.capacity))
+        if best is None or rank < best:
+            best, chosen = rank, place
+    return chosen
+
+
+def _use(wants: Need, taken: Taken, capacity: Capacity) -> float:
+    """Return how much of what a runner needs would be taken, of 1."""
+    after = taken.plus(wants)
+    if wants.gpus:
+        return after.gpus / len(capacity.gpus)
+    return max(after.cpus / max(capacity.cpus, 1e-9), after.runners / (capacity.slots or 1e9))
+
+
+def why_never(spec: RunnerSpec, places: Sequence[Place]) -> str:
+    """Return why no host could ever take a runner; empty if one could."""
+    reasons = []
+    for place in places:
+        why = place.capacity.why_never(need(spec, place.host, place.capacity))
+        if not why:
+            return ""
+        reasons.append(f"{place.host.name}: {why}")
+    return "; ".join(reasons)
+
+
+def why_full(spec: RunnerSpec, places: Iterable[Place]) -> str:
+    """Return what there is too little of on each host, for a runner."""
+    reasons = []
+    for place in places:
+        wants = need(spec, place.host, place.capacity)
+        why = place.capacity.why_never(wants) or place.capacity.why_not(wants, place.taken())
+        reasons.append(f"{place.host.name}: {why or 'it has room'}")
+    return "; ".join(reasons)
