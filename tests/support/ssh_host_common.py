@@ -140,10 +140,10 @@ def program(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
-def keygen(path: Path) -> None:
+def keygen(path: Path, kind: str = "ed25519") -> None:
     """Make a key without a passphrase, in place of one that is there."""
     path.unlink(missing_ok=True)
-    words = [str(program("ssh-keygen")), "-q", "-t", "ed25519", "-N", "", "-f", str(path)]
+    words = [str(program("ssh-keygen")), "-q", "-t", kind, "-N", "", "-f", str(path)]
     subprocess.run(words, check=True, stdin=subprocess.DEVNULL)
 
 

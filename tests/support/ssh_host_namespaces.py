@@ -255,20 +255,16 @@ class NamespaceHost(Host):
         return False
 
     @contextlib.contextmanager
-    def full(self, folder: str) -> Iterator[None]:
-        """Leave no room in a folder, such as the user's home."""
-        mode, user = ("700", self._uid) if folder == self.home else ("1777", 0)
-        script = (
-            f"mkdir /run/other; cp -a {folder}/. /run/other;"
-            f"mount -t tmpfs -o size=64k,uid={user},gid={user},mode={mode} none {folder};"
-            f"cp -a /run/other/. {folder}; rm -r /run/other;"
-            f"dd if=/dev/zero of={folder}/full bs=4k 2>/dev/null || :"
-        )
-        self.inside("sh", "-ec", script)
+    def full(self, *folders: str) -> Iterator[None]:
+        """Leave no room in some of the host's own folders: ``/home``, ``/tmp``, ``/var/tmp``."""
+        for folder in folders:
+            fill = f"dd if=/dev/zero of={folder}/full bs=4k 2>/dev/null || :"
+            self.inside("sh", "-ec", f"mount -o remount,size=64k {folder}; {fill}")
         try:
             yield
         finally:
-            self.inside("umount", "-l", folder)
+            for folder in folders:
+                self.inside("sh", "-ec", f"rm {folder}/full; mount -o remount,size=1g {folder}")
 
     def _processes(self) -> Iterator[psutil.Process]:
         mine = os.readlink(f"/proc/{self.pid}/ns/pid")

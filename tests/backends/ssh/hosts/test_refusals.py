@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import stat
-from pathlib import Path
+import os
 
 import pytest
 
 from dask_flame.errors import BackendError
 from tests.backends.ssh.hosts.calls import Make, shares
+from tests.support.ssh_host_common import keygen
 from tests.support.ssh_hosts import SshHosts
 
 pytestmark = pytest.mark.process
@@ -42,6 +42,31 @@ def test_the_key_of_a_jump_host_is_not_taken_for_that_of_the_host_behind_it(
     assert "-R" not in str(refused.value)
 
 
+def test_a_key_of_another_kind_is_a_changed_key(hosts: SshHosts, flame: Make) -> None:
+    known = hosts.home / ".ssh" / "known_hosts"
+    name = hosts["gpu1"].known_line.split()[0]
+    keygen(hosts.home / "other", "ecdsa")
+    kind, key, *_ = (hosts.home / "other.pub").read_text().split()
+    known.write_text(f"{name} {kind} {key}\n")
+    with pytest.raises(BackendError, match="is another one than in known_hosts.*ssh-ed25519"):
+        flame(backend="ssh", hosts=["gpu1"], max=1)
+
+
+def test_the_check_of_keys_cannot_be_turned_off(hosts: SshHosts, flame: Make) -> None:
+    config = hosts.home / ".ssh" / "config"
+    config.write_text(f"Host gpu2\n    UserKnownHostsFile none\n{config.read_text()}")
+    with pytest.raises(BackendError, match="key of gpu2 would not be checked.*UserKnownHostsFile"):
+        flame(backend="ssh", hosts=["gpu3" if hosts["gpu3"].jump else "gpu2"], max=1)
+
+
+def test_settings_for_terminals_do_not_reach_runners(hosts: SshHosts, flame: Make) -> None:
+    config = hosts.home / ".ssh" / "config"
+    lines = ("RequestTTY force", "RemoteCommand false", "ForwardAgent /nowhere")
+    config.write_text("\n".join(["Host *", *lines, config.read_text()]))
+    _, client = flame(backend="ssh", hosts=shares("gpu1"), max=1)
+    assert client.submit(os.getenv, "SSH_AUTH_SOCK").result() is None
+
+
 def test_a_host_of_another_python_is_refused_before_a_call_runs(
     hosts: SshHosts, flame: Make
 ) -> None:
@@ -58,12 +83,11 @@ def test_a_host_of_another_python_is_refused_before_a_call_runs(
     python.unlink()
 
 
-def test_no_room_for_temporary_files_is_said_and_the_others_go_on(
+def test_a_host_without_room_is_named_and_the_others_go_on(
     networked: SshHosts, flame: Make
 ) -> None:
-    with networked["gpu1"].full("/tmp"):
+    with networked["gpu1"].full("/home", "/tmp", "/var/tmp"):
         cluster, client = flame(backend="ssh", hosts=shares("gpu1", "gpu2"), max=2)
         assert client.submit(abs, -1).result() == 1
-        assert "gpu1: runners cannot start there: [Errno 28] No space left" in " ".join(
-            str(event) for event in cluster.events
-        )
+        said = " ".join(str(event) for event in cluster.events)
+        assert "gpu1: nothing can be written to a temporary folder" in said
