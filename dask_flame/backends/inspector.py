@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -207,6 +207,35 @@ class Inspector(ABC):
     @abstractmethod
     async def end(self, orphans: Sequence[Orphan]) -> list[Orphan]:
         """End objects that are still orphaned; return those that could not be ended."""
+
+
+#: Whose the options of the command line are that say where clusters are.
+_WHOSE = {"namespace": "Kubernetes", "context": "Kubernetes", "app": "Fly", "hosts": "SSH"}
+
+
+def check_where(where: Collection[str], *, own: Collection[str] = (), write: str = "") -> None:
+    """Refuse options of the command line that belong to another backend.
+
+    Parameters
+    ----------
+    where : collection of str
+        The given options.
+    own : collection of str
+        Those that the backend has.
+    write : str, default ""
+        What to write in their place.
+
+    Raises
+    ------
+    BackendError
+    """
+    for option in where:
+        if option not in own:
+            whose = _WHOSE.get(option, "another backend")
+            raise BackendError(
+                f"--{option} is an option of {whose}; leave it out, or add --backend "
+                f"{whose.lower()}{write}"
+            )
 
 
 def stop_outcome(cluster: ClusterListing, *, told: bool) -> str:

@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "--backend",
-        help="Backend of the clusters: local, kubernetes, fly or another installed one. "
+        help="Backend of the clusters: local, kubernetes, fly, ssh or another installed one. "
         "By default flame.backend of Dask's configuration.",
     ),
     click.option(
@@ -35,6 +35,11 @@ _OPTIONS = (
     ),
     click.option("--context", help="Context of the kubeconfig. By default its current context."),
     click.option("--app", help="App of the machines on Fly. By default flame.fly.app."),
+    click.option(
+        "--hosts",
+        help="Machines that answer to ssh, with commas between, or a configuration of ssh. "
+        "By default flame.ssh.hosts.",
+    ),
 )
 _OUTPUT = click.option(
     "--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True
@@ -59,7 +64,7 @@ def flame() -> None:
     """List and stop clusters of dask-flame, also those whose drivers have ended.
 
     Only your own clusters are listed: those of your user on this machine, those of a namespace on
-    Kubernetes, or those of an app on Fly.
+    Kubernetes, those of an app on Fly, or those on machines that answer to ssh.
     """
 
 

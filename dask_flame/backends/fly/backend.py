@@ -243,12 +243,9 @@ class FlyBackend(Backend):
     @classmethod
     def inspector(cls, **where: str) -> Inspector:
         from dask_flame.backends.fly.inspector import FlyInspector
+        from dask_flame.backends.inspector import check_where
 
-        for option in where.keys() - {"app"}:
-            raise BackendError(
-                f"--{option} is an option of Kubernetes; leave it out, or add --backend "
-                "kubernetes; on Fly write --app"
-            )
+        check_where(where, own=("app",), write="; on Fly write --app")
         return FlyInspector(**where)
 
     def forked(self) -> None:

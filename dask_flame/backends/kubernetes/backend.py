@@ -328,13 +328,11 @@ class KubernetesBackend(Backend):
 
     @classmethod
     def inspector(cls, **where: str) -> Inspector:
+        from dask_flame.backends.inspector import check_where
         from dask_flame.backends.kubernetes.inspector import KubernetesInspector
 
-        if "app" in where:
-            raise BackendError(
-                "--app is an option of Fly; leave it out, or add --backend fly; on Kubernetes "
-                "write --namespace"
-            )
+        own = ("namespace", "context")
+        check_where(where, own=own, write="; on Kubernetes write --namespace")
         return KubernetesInspector(**where)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:

@@ -214,15 +214,10 @@ class LocalBackend(Backend):
 
     @classmethod
     def inspector(cls, **where: str) -> Inspector:
+        from dask_flame.backends.inspector import check_where
         from dask_flame.backends.local.inspector import LocalInspector
 
-        if where:
-            option = next(iter(where))
-            other = "Fly" if option == "app" else "Kubernetes"
-            raise BackendError(
-                f"--{option} is an option of {other}; leave it out, or add --backend "
-                f"{other.lower()}"
-            )
+        check_where(where)
         return LocalInspector()
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:

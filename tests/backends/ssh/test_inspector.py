@@ -1,0 +1,57 @@
+"""``dask flame`` lists and ends clusters on hosts that answer to ssh."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dask.config
+import pytest
+from click.testing import CliRunner
+from distributed import Client
+
+from dask_flame import FlameCluster
+from dask_flame.cli import flame
+from tests.support.sshd import SshClient, Sshd, free_port, needs_sshd
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.process, needs_sshd]
+
+
+def _run(*words: str) -> Any:
+    done = CliRunner().invoke(flame, [words[0], "--backend", "ssh", *words[1:]])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_clusters_are_listed_read_and_stopped(ssh: Sshd, ssh_client: SshClient) -> None:
+    hosts = f"host1,127.0.0.1:{free_port()}"  # the second one is down
+    with (
+        FlameCluster(backend="ssh", name="mine", max=2, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.submit(print, "hello from a host", pure=False).result()
+        (found,) = json.loads(_run("ps", "--hosts", hosts, "--output", "json"))
+        assert (found["name"], found["state"], found["driver"]) == ("mine", "live", "127.0.0.1")
+        (runner,) = found["runners"]
+        assert runner["name"] == "runner-1"
+        assert runner["where"].startswith("host1, process ")
+        assert "hello from a host" in _run("logs", "mine")
+        assert _run("sweep", "--dry-run").strip() == "nothing to sweep"
+        said = _run("stop", "mine")
+        assert "stopped on host1; its driver, at 127.0.0.1, lives on, and was told" in said
+        wait_for(lambda: "was stopped on host1" in str(list(cluster.events)), what="it was told")
+        with pytest.raises(Exception, match="the cluster was stopped on host1"):
+            client.submit(abs, -1, pure=False).result()
+    assert json.loads(_run("ps", "--output", "json")) == []
+
+
+def test_its_option_is_its_own_and_it_has_no_others(ssh: Sshd) -> None:
+    done = CliRunner().invoke(flame, ["ps", "--backend", "local", "--hosts", "gpu1"])
+    assert "--hosts is an option of SSH; leave it out, or add --backend ssh" in done.output
+    done = CliRunner().invoke(flame, ["ps", "--backend", "ssh", "--app", "mine"])
+    assert "--app is an option of Fly" in done.output
+    assert "over SSH write --hosts" in done.output
+    with dask.config.set({"flame.ssh.hosts": None}):
+        done = CliRunner().invoke(flame, ["ps", "--backend", "ssh"])
+    assert "no hosts are named; write --hosts gpu1,gpu2" in done.output
