@@ -44,9 +44,7 @@ def driver(
         process.stdout.close()
 
 
-def test_a_driver_that_is_killed_leaves_nothing(
-    ssh: Sshd, driver: subprocess.Popen[bytes]
-) -> None:
+def test_a_driver_that_is_killed_leaves_nothing(ssh: Sshd, driver: subprocess.Popen[bytes]) -> None:
     assert len(ssh.left()) >= 7  # agent, supervisor, template, runners, what they started, folder
     driver.kill()
     wait_for(lambda: not ssh.left(), what=f"nothing is left: {ssh.left()}")
@@ -110,7 +108,9 @@ async def test_a_frozen_connection_ends_on_both_sides(ssh: Sshd) -> None:
     said = Said()
     with dask.config.set({"flame.ssh.silence": "4s", "flame.ssh.reach": "forward"}):
         backend = SshBackend(said.context)
-        spec = RunnerSpec(name="one", scheduler="tcp://127.0.0.1:1", concurrency=1, boot_timeout=600)
+        spec = RunnerSpec(
+            name="one", scheduler="tcp://127.0.0.1:1", concurrency=1, boot_timeout=600
+        )
         backend.expect([spec])
         await backend.start()
         try:

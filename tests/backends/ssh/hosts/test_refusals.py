@@ -75,7 +75,7 @@ def test_a_host_of_another_python_is_refused_before_a_call_runs(
     python = host.at(path)
     python.write_text(
         '#!/bin/sh\nexec python3 -c "import platform, sys; '
-        "platform.python_version = lambda: '3.99.1'; exec(sys.argv[1])\" \"$2\"\n"
+        'platform.python_version = lambda: \'3.99.1\'; exec(sys.argv[1])" "$2"\n'
     )
     python.chmod(0o755)
     with pytest.raises(BackendError, match=r"gpu1: it has Python 3\.99\.1.*write python="):
