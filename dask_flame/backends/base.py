@@ -583,8 +583,8 @@ class Backend(ABC):
         Parameters
         ----------
         **where : str
-            The places to inspect: the options ``namespace``, ``context``, ``app`` and ``hosts`` that
-            the user has given; see :func:`dask_flame.backends.inspector.check_where`.
+            The places to inspect: the options ``namespace``, ``context``, ``app`` and ``hosts``
+            that the user has given; see :func:`dask_flame.backends.inspector.check_where`.
 
         Raises
         ------

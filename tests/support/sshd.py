@@ -1,4 +1,4 @@
-"""A real sshd on a port of the loopback address, for tests: with keys and a client's files of its own."""
+"""A real sshd on a port of the loopback address, and the files of a client, for tests."""
 
 from __future__ import annotations
 

@@ -299,9 +299,7 @@ class SshBackend(Backend):
             host=machine.address if forwards else None,
         )
         share = {"cpus": wants.cpus, "memory": wants.memory, "gpus": wants.gpus}
-        machine.send(
-            op="boot", runners={spec.name: share}, kind=kind["key"], launch_config=config
-        )
+        machine.send(op="boot", runners={spec.name: share}, kind=kind["key"], launch_config=config)
 
     async def _look(self) -> None:
         """Try again to place runners that wait: others may have ended theirs."""

@@ -47,9 +47,7 @@ class PlainComm(TCP):
 class SshConnector(Connector):
     """Connects to the scheduler of a cluster, and to runners on its hosts."""
 
-    async def connect(
-        self, address: str, deserialize: bool = True, **connection_args: Any
-    ) -> Comm:
+    async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
         """Connect to a location: the address of a host, and a number.
 
         Raises
@@ -166,7 +164,7 @@ class SshListener(BaseListener):
         comm = kind(stream, self.listen_address, peer, self.deserialize)
         comm.allow_offload = self.allow_offload
         # From here on the connection outlives the listener, as it does with TCP.
-        self._handshakes.discard(asyncio.current_task())  # type: ignore[arg-type]
+        self._handshakes.discard(asyncio.current_task())
         try:
             await self.on_connection(comm)
         except CommClosedError:
@@ -175,7 +173,7 @@ class SshListener(BaseListener):
 
     @property
     def listen_address(self) -> str:
-        return PREFIX + unparse_host_port(self._host, self._number)
+        return PREFIX + str(unparse_host_port(self._host, self._number))
 
     @property
     def contact_address(self) -> str:

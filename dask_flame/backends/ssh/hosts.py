@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask_flame.core.option_checks import cpus, plain, size, whole, word, wrong
+from dask_flame.core.option_checks import (
+    cpus,
+    declared_example,
+    plain,
+    size,
+    whole,
+    word,
+    wrong,
+)
+from dask_flame.core.options import Check
 from dask_flame.core.text import memory as memory_text
 from dask_flame.errors import PoolError
 
@@ -119,8 +128,20 @@ def _checked(name: str, value: Any) -> HostSpec:
         raise wrong(name, dict(value), 'a mapping with a "host"')
     host = _parsed(name, value["host"])
     given = {key: one for key in _KEYS[1:] if (one := value.get(key)) is not None}
-    checked = {key: _CHECKS[key](key, one) for key, one in given.items()}
+    try:
+        checked = {key: _checked_key(key, one) for key, one in given.items()}
+    except PoolError as error:
+        raise PoolError(f"{name}: {host.name}: {error}") from None
     return HostSpec(host.name, host.host, host.user, host.port, **checked)
+
+
+def _checked_key(key: str, value: Any) -> Any:
+    check, example = _CHECKS[key]
+    token = declared_example.set(example)
+    try:
+        return check(key, value)
+    finally:
+        declared_example.reset(token)
 
 
 def _slots(name: str, value: Any) -> int:
@@ -133,12 +154,13 @@ def _gpus(name: str, value: Any) -> int:
     return whole(name, value, 0)
 
 
-_CHECKS: dict[str, Any] = {
-    "gpus": _gpus,
-    "slots": _slots,
-    "cpus": cpus,
-    "memory": size,
-    "python": word,
+#: The check of each key of a host, and an example.
+_CHECKS: dict[str, tuple[Check, str]] = {
+    "gpus": (_gpus, "4"),
+    "slots": (_slots, "4"),
+    "cpus": (cpus, "16"),
+    "memory": (size, '"64 GiB"'),
+    "python": (word, '"/opt/env/bin/python"'),
 }
 
 

@@ -17,7 +17,6 @@ from dask_flame.backends.inspector import (
     ClusterListing,
     Inspector,
     Orphan,
-    RunnerListing,
     check_where,
 )
 from dask_flame.backends.ssh.bootstrap import command
@@ -66,7 +65,9 @@ class SshInspector(Inspector):
             named = given if "/" in given else [word for word in given.split(",") if word]
             hosts = check_hosts("hosts", named)
         if not hosts:
-            raise BackendError("no hosts are named; write --hosts gpu1,gpu2, or set flame.ssh.hosts")
+            raise BackendError(
+                "no hosts are named; write --hosts gpu1,gpu2, or set flame.ssh.hosts"
+            )
         return cls(hosts, configured.get("python"))
 
     async def __aenter__(self) -> Self:

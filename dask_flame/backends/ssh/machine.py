@@ -230,7 +230,8 @@ class Machine:
 
     async def ask(self, op: str, **message: Any) -> dict[str, Any]:
         """Send a message to the agent, and return its answer; one of a kind at a time."""
-        answer = self._answers[op] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answers[op] = answer
         self.send(op=op, **message)
         try:
             return await answer

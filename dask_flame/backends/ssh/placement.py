@@ -21,9 +21,7 @@ class Place(Protocol):
     def taken(self) -> Taken: ...
 
 
-def choose(
-    spec: RunnerSpec, places: Iterable[Place], *, keep_gpus: bool = False
-) -> Place | None:
+def choose(spec: RunnerSpec, places: Iterable[Place], *, keep_gpus: bool = False) -> Place | None:
     """Return the host with the most room for a runner; None if none has any.
 
     Parameters

@@ -37,9 +37,7 @@ class HostRoute:
         Where its sockets are.
     """
 
-    def __init__(
-        self, relay: Relay, connection: asyncssh.SSHClientConnection, folder: str
-    ) -> None:
+    def __init__(self, relay: Relay, connection: asyncssh.SSHClientConnection, folder: str) -> None:
         self._relay = relay
         self._connection = connection
         self._folder = folder

@@ -8,17 +8,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import dask.config
 import psutil
 import pytest
+from distributed import Client
 
 from dask_flame import FlameCluster
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.testing.conformance import Said
-from distributed import Client
 from tests.support.sshd import SshClient, Sshd, needs_sshd
 from tests.support.waiting import until, wait_for
 
