@@ -167,6 +167,9 @@ class NamespaceHost(Host):
         # The driver's address, or that of the other host on the line between the two.
         beside = self._network.driver if self.jump is None else f"{self.address[:-2]}12"
         end = ("type", "veth", "peer", "name", "eth0", "netns", str(self.pid))
+        # The network of a host that has ended may stay a minute, and with it the line to it.
+        with contextlib.suppress(AssertionError):
+            outside("ip", "link", "delete", self.name)
         outside("ip", "link", "add", self.name, *end)
         if self.jump is None:
             outside("ip", "link", "set", self.name, "master", "switch")
@@ -237,8 +240,8 @@ class NamespaceHost(Host):
             self.kill()
             self.start()
         if self._plugged != (self.pid, self.jump.pid if self.jump else 0):
-            # The network of a host that has ended, and with it the line to it, may stay a minute.
-            if "eth0:" in Path(f"/proc/{self.pid}/net/dev").read_text():
+            # The line to the host that was there before.
+            with contextlib.suppress(AssertionError):
                 self.net("ip", "link", "delete", "eth0")
             self._plug()
         if self._cut:

@@ -9,7 +9,6 @@ import pytest
 from tests.support.ssh_hosts import SshHosts, missing, ssh_hosts
 from tests.support.waiting import wait_for
 
-
 _HOSTS = pytest.StashKey[SshHosts]()
 
 

@@ -48,14 +48,14 @@ def test_a_key_of_another_kind_is_a_changed_key(hosts: SshHosts, flame: Make) ->
     keygen(hosts.home / "other", "ecdsa")
     kind, key, *_ = (hosts.home / "other.pub").read_text().split()
     known.write_text(f"{name} {kind} {key}\n")
-    with pytest.raises(BackendError, match="is another one than in known_hosts.*ssh-ed25519"):
+    with pytest.raises(BackendError, match=r"is another one than in known_hosts.*ssh-ed25519"):
         flame(backend="ssh", hosts=["gpu1"], max=1)
 
 
 def test_the_check_of_keys_cannot_be_turned_off(hosts: SshHosts, flame: Make) -> None:
     config = hosts.home / ".ssh" / "config"
     config.write_text(f"Host gpu2\n    UserKnownHostsFile none\n{config.read_text()}")
-    with pytest.raises(BackendError, match="key of gpu2 would not be checked.*UserKnownHostsFile"):
+    with pytest.raises(BackendError, match=r"key of gpu2 would not be checked.*UserKnownHostsFile"):
         flame(backend="ssh", hosts=["gpu3" if hosts["gpu3"].jump else "gpu2"], max=1)
 
 
