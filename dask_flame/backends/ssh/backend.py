@@ -92,8 +92,8 @@ class SshBackend(Backend):
             self._hosts(spec)
         if len({self._options(spec).reach for spec in specs}) > 1:
             raise BackendError(
-                "the pools name different values of reach=, and a cluster has one way: write "
-                "reach= once, beside pools="
+                "the pools name different values of reach=, and a cluster has one way: write the "
+                'same in each, or dask.config.set({"flame.ssh.reach": "forward"})'
             )
         self._expected = list(specs)
         for spec in specs:

@@ -26,6 +26,16 @@ def ssh_host(ssh_client: SshClient, tmp_path_factory: pytest.TempPathFactory) ->
         yield sshd
 
 
+@pytest.fixture(scope="package")
+def second(ssh_client: SshClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """Another host, ``host2``: on the same machine, so that both count the same runners."""
+    sshd = Sshd(tmp_path_factory.mktemp("host2"), ssh_client.public)
+    ssh_client.knows(sshd)
+    ssh_client.alias("host2", sshd)
+    with running(sshd):
+        yield sshd
+
+
 @pytest.fixture
 def ssh(ssh_client: SshClient, ssh_host: Sshd) -> Iterator[Sshd]:
     """The host is that of ``flame.ssh.hosts``, with room for eight runners."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +9,11 @@ import pytest
 from distributed import Client, wait
 
 from dask_flame import FlameCluster, Pool, on
-from tests.support.sshd import SshClient, Sshd, needs_sshd, running
+from tests.support.sshd import Sshd, needs_sshd
 from tests.support.waiting import wait_for
+from tests.support.wheels import wheel
 
 pytestmark = [pytest.mark.process, needs_sshd]
-
-
-@pytest.fixture
-def second(ssh: Sshd, ssh_client: SshClient, tmp_path: Path) -> Iterator[Sshd]:
-    """Another host, ``host2``: on the same machine, so that both count the same runners."""
-    other = Sshd(tmp_path / "host2", ssh_client.public)
-    ssh_client.knows(other)
-    ssh_client.alias("host2", other)
-    with running(other):
-        yield other
 
 
 def _temporary() -> str:
@@ -72,7 +62,6 @@ def test_data_goes_between_hosts_and_everything_is_tls(
         kept = client.submit(lambda: "z" * 1_000_000, pure=False)
         wait([kept])
         cluster.resize(min=0, max=2)
-        cluster.retire_workers() if hasattr(cluster, "retire_workers") else None
         assert len(client.submit(_twice, kept, pure=False).result()) == 2_000_000
 
 
@@ -84,12 +73,12 @@ def _visible() -> tuple[str, str]:
 
 def test_gpus_are_given_to_one_runner_at_a_time_also_of_two_clusters(ssh: Sshd) -> None:
     hosts = [{"host": "host1", "slots": 8, "gpus": 2}]
-    pools = {"cpu": Pool(max=1), "gpu": Pool(gpus=1, max=3, min=1)}
-    options: dict[str, Any] = {"backend": "ssh", "hosts": hosts, "dashboard_address": None}
+    pools = {"cpu": Pool(max=1, hosts=hosts), "gpu": Pool(gpus=1, max=3, min=1, hosts=hosts)}
+    options: dict[str, Any] = {"backend": "ssh", "dashboard_address": None}
     with (
         FlameCluster(pools=pools, **options) as one,
         Client(one) as client,
-        FlameCluster(gpus=1, max=2, min=1, **options) as other,
+        FlameCluster(gpus=1, max=2, min=1, hosts=hosts, **options) as other,
         Client(other, set_as_default=False) as second,
     ):
         client.wait_for_workers(1)
@@ -114,36 +103,53 @@ def test_a_runner_that_no_host_could_ever_take_fails_at_once(ssh: Sshd) -> None:
             future.result()
 
 
-def test_other_hosts_go_on_where_one_is_down(ssh: Sshd, second: Sshd) -> None:
-    hosts = [{"host": "host1", "slots": 8}, {"host": "host2", "slots": 8}]
+def test_other_hosts_go_on_where_one_is_down(
+    ssh: Sshd, ssh_client: SshClient, tmp_path: Path
+) -> None:
+    third = Sshd(tmp_path / "host3", ssh_client.public)
+    ssh_client.knows(third)
+    ssh_client.alias("host3", third)
+    hosts = [{"host": "host1", "slots": 8}, {"host": "host3", "slots": 8}]
     with (
+        running(third),
         FlameCluster(
             backend="ssh", hosts=hosts, reach="forward", min=2, max=2, dashboard_address=None
         ) as cluster,
         Client(cluster) as client,
     ):
         client.wait_for_workers(2)
-        second.stop()
-        wait_for(lambda: "host2 was lost: " in str(list(cluster.events)), what="it was lost")
+        third.stop()
+        wait_for(lambda: "host3 was lost: " in str(list(cluster.events)), what="it was lost")
         client.wait_for_workers(2)
         folders = client.run(_temporary)
         assert all(folder.startswith(str(ssh.temporary)) for folder in folders.values())
-        second.start()
+        third.start()
         wait_for(lambda: not cluster.backend._machines.away, 120, what="it is connected again")
 
 
 def test_files_and_packages_come_with_the_runners(ssh: Sshd, tmp_path: Path) -> None:
     data = tmp_path / "table.csv"
     data.write_text("1,2")
+    archive = wheel(tmp_path / "wheels", "only_over_ssh", "1.5")
     with (
         FlameCluster(
             backend="ssh",
             files={data: "data/table.csv"},
-            packages="check",
+            packages=[str(archive)],
             max=1,
             dashboard_address=None,
         ) as cluster,
         Client(cluster) as client,
     ):
-        read = client.submit(lambda: Path("data/table.csv").read_text(), pure=False)
-        assert read.result() == "1,2"
+        text, version = client.submit(_what_came, pure=False).result()
+    assert (text, version) == ("1,2", "1.5")
+    # The packages stay, in the cache of the host's user; the files were in the runner's folder.
+    assert any((ssh.home / ".cache" / "dask-flame" / "packages").rglob("only_over_ssh"))
+
+
+def _what_came() -> tuple[str, str]:
+    from pathlib import Path
+
+    import only_over_ssh  # type: ignore[import-not-found]
+
+    return Path("data/table.csv").read_text(), only_over_ssh.__version__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_a_pool_takes_and_shows_them() -> None:
 class _Place:
     host: HostSpec
     capacity: Capacity
-    used: Taken = Taken()
+    used: Taken = field(default_factory=Taken)
 
     def taken(self) -> Taken:
         return self.used
