@@ -32,10 +32,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
 # The tests have the hosts.
-sys.path.append(str(ROOT))
+sys.path.append(str(Path(__file__).parents[1]))
 
+from tests.support.paths import ROOT
 from tests.support.ssh_hosts import SshHosts, missing, ssh_hosts
 
 HOSTS = ("gpu1", "gpu2")
@@ -111,7 +111,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         for who, found in rounds.items()
     }
     for name in medians["flame"]:
-        row = [f"{m[name]:.2f}" if name in m else "–" for m in medians.values()]
+        row = [f"{m[name]:.2f}" if name in m else "-" for m in medians.values()]
         print(f"{name:>20}", *(f"{value:>12}" for value in row))
     if args.json:
         args.json.write_text(json.dumps(rounds, indent=1))

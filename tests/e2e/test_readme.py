@@ -17,6 +17,7 @@ from tests.fakes.fly import FakeFly
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.paths import ROOT, free_port
+from tests.support.ssh_hosts import missing, ssh_hosts
 from tests.support.waiting import wait_for
 
 README = ROOT / "README.md"
@@ -124,7 +125,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     # tests/backends/test_backend_package.py runs those of backends.md.
-    assert with_code == {"README", "backends", "files", "fly", "kubernetes", *PRINTED}
+    assert with_code == {"README", "backends", "files", "fly", "kubernetes", "ssh", *PRINTED}
 
 
 @pytest.mark.process
@@ -142,6 +143,18 @@ def test_the_page_of_fly_runs() -> None:
         )
         wait_for(lambda: fly.left() == [])
     assert out == "1\n"
+
+
+@pytest.mark.process
+def test_the_page_of_ssh_runs() -> None:
+    if why := missing():
+        pytest.skip(why)
+    page = ROOT / "docs/ssh.md"
+    with ssh_hosts() as hosts:
+        close = "\nclient.close()\ncluster.close()\n"
+        out = run("\n".join(blocks(page, "python")) + close, **hosts.environment())
+        wait_for(lambda: hosts.left() == [])
+    assert re.match(r"http\S+/flame\n\[0\.5\d+, 0\.1\d+\]\nPool\(.*gpus=1,.*'gpus': 4.*\)\n$", out), out
 
 
 @pytest.fixture
