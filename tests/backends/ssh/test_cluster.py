@@ -9,7 +9,7 @@ import pytest
 from distributed import Client, wait
 
 from dask_flame import FlameCluster, Pool, on
-from tests.support.sshd import Sshd, needs_sshd
+from tests.support.sshd import SshClient, Sshd, needs_sshd, running
 from tests.support.waiting import wait_for
 from tests.support.wheels import wheel
 
