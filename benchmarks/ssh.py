@@ -1,7 +1,7 @@
 """Compare runners over SSH with Dask's own SSHCluster, on the same hosts and their sshd.
 
     python benchmarks/ssh.py
-    python benchmarks/ssh.py --calls 2 --seconds 1 --rounds 1
+    python benchmarks/ssh.py --calls 2 --seconds 1 --rounds 1 --only flame
 
 It needs openssh-server and root: the hosts are two of those of the tests
 (tests/support/ssh_hosts.py), in namespaces of this machine, so that they share its cores. The
@@ -94,23 +94,25 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--seconds", type=float, default=20, help="duration of a call")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--wait", type=float, default=30, help="seconds after the kill")
+    parser.add_argument("--only", choices=WHO, help="one contender")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args(words)
     if why := missing():
         raise SystemExit(why)
-    rounds: dict[str, list[dict[str, float]]] = {who: [] for who in WHO}
+    contenders = [who for who in WHO if args.only in (None, who)]
+    rounds: dict[str, list[dict[str, float]]] = {who: [] for who in contenders}
     with ssh_hosts() as hosts:
         if hosts.why:
             print(f"The hosts have no namespaces: {hosts.why}")
         for number in range(args.rounds):
-            for who in WHO if number % 2 == 0 else WHO[::-1]:
+            for who in contenders if number % 2 == 0 else contenders[::-1]:
                 rounds[who].append({**timed(hosts, who, args), **left(hosts, who, args)})
                 print(who, {k: round(v, 2) for k, v in rounds[who][-1].items()}, flush=True)
     medians = {
         who: {name: statistics.median(r[name] for r in found) for name in found[0]}
         for who, found in rounds.items()
     }
-    for name in medians["flame"]:
+    for name in medians[contenders[0]]:
         row = [f"{m[name]:.2f}" if name in m else "-" for m in medians.values()]
         print(f"{name:>20}", *(f"{value:>12}" for value in row))
     if args.json:
