@@ -61,7 +61,7 @@ async def _connected(host: HostSpec, **how: Any) -> asyncssh.SSHClientConnection
     for again in reversed(range(_ATTEMPTS)):
         try:
             return await asyncssh.connect(host.host, **how)
-        except asyncssh.ConnectionLost:
+        except (asyncssh.ConnectionLost, ConnectionResetError):
             # It ends them too if it has no key of a kind that is known of it.
             if why := await _other_kind_of_key(host):
                 raise HostError(why) from None
