@@ -42,6 +42,7 @@ class _Runner:
     asked: float
     machine: Machine | None = None  # None while it waits for room
     ending: bool = False
+    said: str = ""  # why it waits
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -101,6 +102,7 @@ class SshBackend(Backend):
             for runner in waiting:
                 object.__setattr__(runner.spec, "capacity_wait", spec.capacity_wait)
         if self._started:
+            self._machines.first = self._kinds.of(specs[0])
             self._connect_more()
 
     def _options(self, spec: RunnerSpec) -> SshOptions:
@@ -272,7 +274,8 @@ class SshBackend(Backend):
             self._over(spec.name, f"{why}; relevant settings: hosts", no_capacity=True)
         elif full and self._has_others(spec):
             self._over(spec.name, why, no_room=True)
-        else:
+        elif why != runner.said:
+            runner.said = why
             self.trouble(spec.name, why)
 
     def _has_others(self, spec: RunnerSpec) -> bool:

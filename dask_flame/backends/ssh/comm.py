@@ -155,7 +155,10 @@ class SshListener(BaseListener):
                 stream, kind = await stream.start_tls(True, self._context), SshComm
         except (OSError, ssl.SSLError) as error:
             why = getattr(error, "real_error", None) or error
-            _logger.warning("a TLS handshake at %s failed: %s", self.listen_address, why)
+            # Whoever gives up, as a runner does that is ended, closes the connection.
+            gone = not isinstance(why, ssl.SSLError) or isinstance(why, ssl.SSLEOFError)
+            level = logging.DEBUG if gone else logging.WARNING
+            _logger.log(level, "a TLS handshake at %s failed: %s", self.listen_address, why)
             stream.close()
             return
         except BaseException:

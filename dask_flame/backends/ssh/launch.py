@@ -7,12 +7,16 @@ import json
 import secrets
 from typing import Any
 
+import dask.config
+
 from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 from dask_flame.backends.ssh.claims import Capacity, Need
 from dask_flame.backends.ssh.hosts import HostSpec
 
+#: Dask's pages of a worker, which need no certificate, would be open to other users of the host.
+_NO_PAGES = {"distributed": {"worker": {"http": {"routes": []}}}}
 #: Imported by runners before they connect, for the scheme of their addresses.
 COMM = "dask_flame.backends.ssh.comm"
 
@@ -66,6 +70,7 @@ def launch_config(spec: RunnerSpec, *, scheduler: str, host: str | None) -> dict
         **spec.launch_config(local=False),
         "scheduler": scheduler,
         "host": host,
+        "config": dask.config.merge(spec.config, _NO_PAGES),
         "preload": [COMM, *spec.preload],
         # In a folder of its own, which is removed with it.
         "cwd": None,

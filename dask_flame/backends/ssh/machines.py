@@ -14,6 +14,9 @@ from dask_flame.core.backoff import Backoff
 
 #: Seconds between two attempts to connect to a host that is away: the first, and at most.
 _AGAIN, _AGAIN_AT_MOST = 1.0, 60.0
+#: Connections that are opened at a time: sshd refuses more than ten that have not logged in yet, as
+#: those of many hosts at the sshd of their jump host.
+_AT_ONCE = 8
 
 
 class Machines:
@@ -62,7 +65,13 @@ class Machines:
         """Connect these hosts, with the interpreter of each; return when each has answered."""
         new = [host for host in hosts if host not in self._pythons]
         self._pythons.update({host: hosts[host] for host in new})
-        await asyncio.gather(*map(self._try, new))
+        limit = asyncio.Semaphore(_AT_ONCE)
+
+        async def connect(host: HostSpec) -> None:
+            async with limit:
+                await self._try(host)
+
+        await asyncio.gather(*map(connect, new))
 
     async def begin(self) -> None:
         """Start the supervisors of the hosts that are connected, once it is known how to reach."""

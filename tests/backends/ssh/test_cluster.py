@@ -22,6 +22,28 @@ def _temporary() -> str:
     return os.environ["TMPDIR"]
 
 
+async def _pages(dask_worker: Any) -> list[int]:
+    import asyncio
+
+    return await asyncio.to_thread(_ask_for_pages, dask_worker.http_server)
+
+
+def _ask_for_pages(server: Any) -> list[int]:
+    """Ask for pages of a worker, as another user of its host could."""
+    import urllib.error
+    import urllib.request
+
+    codes = []
+    for page in ("info/main/workers.html", "metrics"):
+        try:
+            with urllib.request.urlopen(f"http://{server.address}:{server.port}/{page}") as answer:
+                codes.append(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                codes.append(error.code)
+    return codes
+
+
 def _twice(text: str) -> str:
     return 2 * text
 
@@ -56,6 +78,7 @@ def test_data_goes_between_hosts_and_everything_is_tls(
         assert len(there.result()) == 2_000_000
         (sent,) = client.scatter(["y" * 2_000_000])
         assert len(client.submit(_twice, sent).result()) == 4_000_000
+        assert client.run(_pages) == {address: [404, 404] for address in folders}
         # A module of the driver, which is not on the hosts.
         assert client.submit(my_module_of_ssh.thrice, "ab", pure=False).result() == "ababab"
         # Results of runners that have ended are in the driver, and runners read them there.
