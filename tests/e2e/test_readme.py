@@ -18,6 +18,7 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.paths import ROOT, free_port
 from tests.support.slurm_world import slurm_world, why_impossible
+from tests.support.ssh_hosts import missing, ssh_hosts
 from tests.support.waiting import wait_for
 
 README = ROOT / "README.md"
@@ -125,7 +126,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
     # tests/backends/test_backend_package.py runs those of backends.md.
-    assert with_code == {"README", "backends", "files", "fly", "kubernetes", "slurm", *PRINTED}
+    assert with_code == {"README", "backends", "files", "fly", "kubernetes", "slurm", "ssh", *PRINTED}
 
 
 @pytest.mark.process
@@ -162,6 +163,18 @@ def test_the_page_of_slurm_runs(tmp_path: Path) -> None:
     assert len(re.findall(r"^\d 0\.\d+$", out, re.MULTILINE)) == 6
     assert "#SBATCH --time=120" in out
     assert not list((tmp_path / "shared").iterdir())
+
+
+@pytest.mark.process
+def test_the_page_of_ssh_runs() -> None:
+    if why := missing():
+        pytest.skip(why)
+    page = ROOT / "docs/ssh.md"
+    with ssh_hosts() as hosts:
+        close = "\nclient.close()\ncluster.close()\n"
+        out = run("\n".join(blocks(page, "python")) + close, **hosts.environment())
+        wait_for(lambda: hosts.left() == [])
+    assert re.match(r"http\S+/flame\n\[0\.5\d+, 0\.1\d+\]\nPool\(.*gpus=1,.*'gpus': 4.*\)\n$", out), out
 
 
 @pytest.fixture

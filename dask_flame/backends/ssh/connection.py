@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from typing import Any
 
 import asyncssh
 
+from dask_flame.backends.ssh.host_keys import hops, words
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.options import SshOptions
+from dask_flame.core.backoff import Backoff
 from dask_flame.core.threads import in_thread
 
+#: Attempts to connect to an sshd that ends connections at once, and seconds between them.
+_ATTEMPTS, _AGAIN, _AGAIN_AT_MOST = 5, 0.5, 4.0
 #: Answers that may stay away in a row before a connection counts as lost.
 _UNANSWERED = 3
 
@@ -33,9 +36,14 @@ async def connect(host: HostSpec) -> asyncssh.SSHClientConnection:
     silence: float = SshOptions.setting("silence")
     more = _given(host)
     try:
+        # ssh's own configuration must not take the check of keys away, nor lend the user's keys
+        # and display to what runs on the host.
+        await in_thread(_check, host, more)
         async with asyncio.timeout(within):
-            return await asyncssh.connect(
-                host.host,
+            return await _connected(
+                host,
+                agent_forwarding=False,
+                x11_forwarding=False,
                 login_timeout=within,
                 keepalive_interval=silence / (_UNANSWERED + 1),
                 keepalive_count_max=_UNANSWERED,
@@ -45,6 +53,47 @@ async def connect(host: HostSpec) -> asyncssh.SSHClientConnection:
         raise HostError(await in_thread(_of_host_key, host, more, str(error))) from None
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
         raise HostError(_words(host, error, within)) from None
+
+
+async def _connected(host: HostSpec, **how: Any) -> asyncssh.SSHClientConnection:
+    """Connect; try again where a busy sshd ends connections before it has read from them."""
+    backoff = Backoff(_AGAIN, _AGAIN_AT_MOST)
+    for again in reversed(range(_ATTEMPTS)):
+        try:
+            return await asyncssh.connect(host.host, **how)
+        except (asyncssh.ConnectionLost, ConnectionResetError):
+            # It ends them too if it has no key of a kind that is known of it.
+            if why := await _other_kind_of_key(host):
+                raise HostError(why) from None
+            if not again:
+                raise
+        await asyncio.sleep(backoff.next_with_jitter())
+    raise AssertionError("unreachable")
+
+
+async def _other_kind_of_key(host: HostSpec) -> str:
+    """Return what to say if a host has another kind of key than is known of it, else nothing."""
+    more = _given(host)
+    place = {name: more[name] for name in ("config", "port") if name in more}
+    try:
+        hop = (await in_thread(hops, host.host, more))[-1]
+        key = await asyncssh.get_server_host_key(host.host, **place)
+    except (asyncssh.Error, OSError, ValueError):
+        return ""
+    if key is None or not hop.keys or key.get_algorithm() in hop.keys:
+        return ""
+    return words(hop, f"its key is of the kind {key.get_algorithm()}", host.ssh)
+
+
+def _check(host: HostSpec, more: dict[str, Any]) -> None:
+    """Refuse a configuration of ssh that takes any key of a host."""
+    for hop in hops(host.host, more):
+        if not hop.checked:
+            raise HostError(
+                f"the key of {hop.alias} would not be checked: `UserKnownHostsFile none` is in the "
+                "configuration of ssh; remove that line, or name another configuration with "
+                'dask.config.set({"flame.ssh.config": "~/.ssh/for-dask"})'
+            )
 
 
 def _given(host: HostSpec) -> dict[str, Any]:
@@ -80,27 +129,19 @@ def _words(host: HostSpec, error: Exception, within: float) -> str:
         )
     if isinstance(error, socket.gaierror):
         return f"its name is not known ({error.strerror}); type: {ssh} true"
+    if isinstance(error, FileNotFoundError) and error.filename:
+        return f"the file {error.filename} of ssh's configuration is not there; type: {ssh} true"
     if isinstance(error, OSError) and error.errno:
         said = os.strerror(error.errno)  # asyncio has words of its own, with the address
     return f"it cannot be reached ({said}); type: {ssh} true"
 
 
 def _of_host_key(host: HostSpec, more: dict[str, Any], said: str) -> str:
-    """Return whether the key of a host has changed, or was never seen, and the line to type."""
-    known, name = False, host.host
-    with contextlib.suppress(Exception):  # whatever else is wrong, the key is not trusted
-        options = asyncssh.SSHClientConnectionOptions(host=host.host, **more)
-        port = options.port if options.port not in (0, 22) else None
-        alias = options.config.get("HostKeyAlias")
-        name = str(alias or options.host)
-        files = options.known_hosts or os.path.expanduser("~/.ssh/known_hosts")
-        keys, authorities, *_ = asyncssh.match_known_hosts(files, name, "", port)
-        known = bool(keys or authorities)
-        name = f"[{name}]:{port}" if port else name
-    if known:
-        return (
-            f"its host key is another one than in known_hosts ({said}): somebody may be in "
-            f"between; if you know why it has changed, type: ssh-keygen -R '{name}' && "
-            f"ssh {host.ssh} true"
-        )
-    return f"its host key is not in known_hosts ({said}); type: ssh {host.ssh} true"
+    """Return whether a key has changed, or was never seen, and the line to type."""
+    try:
+        found = hops(host.host, more)
+    except (OSError, ValueError) as error:
+        return f"its host key is not trusted ({said}), and {error}; type: ssh {host.ssh} true"
+    # asyncssh names the address, or the alias under which the key is known.
+    named = [hop for hop in found if said.endswith((f" {hop.address}", f" {hop.name}"))]
+    return words((named or found)[-1], said, host.ssh)

@@ -110,7 +110,9 @@ class Machine:
         assert self._here is not None
         words = command(self._python, sys.executable)
         try:
-            self._process = await self._connection.create_process(words, encoding=None)
+            self._process = await self._connection.create_process(
+                words, encoding=None, request_pty=False
+            )
         except (asyncssh.Error, OSError) as error:
             raise HostError(
                 f"its sshd starts no program ({error}); type: ssh {self.host.ssh} true"

@@ -1,0 +1,88 @@
+"""A cluster whose runners are on three hosts."""
+
+from __future__ import annotations
+
+import re
+
+import dask
+import pytest
+from distributed import wait
+
+from tests.backends.ssh.hosts.calls import Make, alone, held, named, release, runs, shares
+from tests.support.ssh_host_namespaces import NamespaceHost
+from tests.support.ssh_hosts import NAMES, SshHosts
+from tests.support.waiting import wait_for
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+
+def add(*parts: bytes) -> int:
+    return sum(map(len, parts))
+
+
+def test_calls_run_on_three_hosts_one_of_which_is_behind_another(
+    hosts: SshHosts, flame: Make
+) -> None:
+    _, client = flame(backend="ssh", hosts=shares(*NAMES), max=3, concurrency=1)
+    calls = [client.submit(held, "all", n, pure=False) for n in range(3)]
+    assert all(runs(client, "all", n) for n in range(3))
+    release(client, "all")
+    assert {named(hosts, home) for _, home in client.gather(calls)} == set(NAMES)
+    # Data of one host is needed on the others: none of them may reach the third but by the driver.
+    parts = client.map(lambda n: bytes(2_000_000 + n), range(3), workers=None)
+    sums = [client.submit(add, *parts, n * b"x", pure=False) for n in range(3)]
+    assert client.gather(sums) == [6_000_003, 6_000_004, 6_000_005]
+
+
+def test_runners_connect_directly_where_they_can(networked: SshHosts, flame: Make) -> None:
+    pair = NAMES[:2]
+    cluster, client = flame(backend="ssh", hosts=shares(*pair), max=2, reach="direct")
+    calls = [client.submit(held, "two", n, pure=False) for n in range(2)]
+    assert all(runs(client, "two", n) for n in range(2))
+    places = {address.rpartition(":")[0] for address in cluster.scheduler.workers}
+    assert places == {f"tls://{networked[name].address}" for name in pair}
+    release(client, "two")
+    assert {named(networked, home) for _, home in client.gather(calls)} == set(pair)
+
+
+@pytest.mark.parametrize("how", ["power", "server", "network"])
+def test_calls_of_a_host_that_is_taken_away_run_on_another(
+    hosts: SshHosts, flame: Make, how: str, request: pytest.FixtureRequest
+) -> None:
+    if how == "network":
+        request.getfixturevalue("networked")
+    gone = hosts["gpu1"]
+    with dask.config.set({"flame.ssh.silence": "4s"}):
+        cluster, client = flame(backend="ssh", hosts=shares("gpu1", "gpu2"), max=2, reach="forward")
+        calls = [client.submit(held, how, n, pure=False) for n in range(2)]
+        assert all(runs(client, how, n) for n in range(2))
+        {"power": gone.kill, "server": gone.stop_server}.get(how, lambda: _cut(gone))()
+        wait_for(lambda: [e for e in cluster.events if "gpu1 was lost" in str(e)])
+        # By themselves: nobody can tell them. What is sshd's own ends when its network is back.
+        ours = re.compile(r"file |process (?!\S+ sshd: )")
+        wait_for(lambda: not any(map(ours.match, gone.left())), what=f"the end of {gone.left()}")
+        release(client, how)
+        assert [named(hosts, home) for _, home in client.gather(calls)] == ["gpu2", "gpu2"]
+        gone.kill()
+
+
+def _cut(host: object) -> None:
+    assert isinstance(host, NamespaceHost)
+    host.cut()
+
+
+def test_two_clusters_never_have_the_same_gpu(hosts: SshHosts, flame: Make) -> None:
+    host = hosts["gpu1"]
+    folder = host.at(host.home) / "gpus"
+    folder.mkdir()
+    folder.chmod(0o777)
+    inside = f"{host.home}/gpus"
+    given = [{"host": "gpu1", "gpus": 2, "slots": 4}]
+    clients = [
+        flame(backend="ssh", hosts=given, max=2, gpus=1, idle_timeout="1s", name=name)[1]
+        for name in ("first", "second")
+    ]
+    calls = [c.submit(alone, inside, 0.3, pure=False) for _ in range(4) for c in clients]
+    wait(calls)
+    assert {call.result() for call in calls} == {"0", "1"}
+    folder.rmdir()
