@@ -69,7 +69,6 @@ PRINTED = {
     "code": [r"^0\.1$", r"^0\.05$", r"^True$"],
     "connect": [r"^\[1, 2, 3\]$"],
     "dask": [r"^\{\}$"],
-    "errors": [r"SystemExit", r"^1$", r"max=4"],
     "gpus": [r"^(cpu|cuda:\d)$"],
     "inspect": [
         r"^runner-1$",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import re
 import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import dask_flame
-from dask_flame.history import journal
+from dask_flame.attached.client.channel import Silent
+from dask_flame.core.runner_lost import RunnerLost
+from dask_flame.errors import BootTimeout, CallTimeout, FlameError, PoolError
 from dask_flame.history.journal import KINDS
 from tests.support.kubernetes_help import driver_outside
 from tests.support.pages import DOCS, Block, all_pages, check_pages, python_blocks
@@ -38,6 +43,7 @@ GUIDES = [
     DOCS / f"{name}.md"
     for name in (
         "comparison",
+        "errors",
         "index",
         "leases",
         "libraries",
@@ -163,7 +169,45 @@ def test_every_kind_of_event_is_described() -> None:
     used = set(re.findall(r'(?:journal\.note|event_now|happened|_over)\(\s*"(\w+)"', source))
     assert len(used) > 10
     assert used <= set(KINDS)
-    assert journal.__doc__
+
+
+def below(error: type[FlameError]) -> Iterator[type[FlameError]]:
+    yield error
+    for each in error.__subclasses__():
+        yield from below(each)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "error", sorted({*below(FlameError), RunnerLost, Silent}, key=lambda e: e.__name__)
+)
+def test_every_error_leads_to_its_section_of_the_page(error: type[FlameError]) -> None:
+    page, _, anchor = error.help_link.partition("#")
+    text = (ROOT / page).read_text()
+    sections = {head.lower() for head in re.findall(r"^## (\w+)$", text, re.MULTILINE)}
+    assert anchor in sections
+    if error.__module__ in {"dask_flame.errors", "dask_flame.core.runner_lost"}:
+        assert anchor == error.__name__.lower()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    "error",
+    [
+        BootTimeout("no runner"),
+        CallTimeout("late"),
+        PoolError("max=-1"),
+        RunnerLost("key", "runner-1", "killed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_traceback_ends_with_a_link_also_after_a_journey(error: FlameError) -> None:
+    there = pickle.loads(pickle.dumps(error))
+    assert type(there) is type(error)
+    assert str(there) == str(error)
+    last = traceback.format_exception(there)[-1].splitlines()[-1]
+    assert last == f"About this error: {error.help_link} in dask-flame's documentation"
+    assert "About this error" not in str(error)
 
 
 @pytest.mark.unit
