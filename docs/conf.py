@@ -60,6 +60,7 @@ html_title = "dask-flame"
 html_show_sourcelink = False
 html_theme_options = {
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # the search field is above the list of pages
     "show_navbar_depth": 1,
     "use_download_button": False,
     "use_fullscreen_button": False,
