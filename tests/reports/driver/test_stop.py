@@ -219,7 +219,7 @@ def test_a_call_that_waits_has_the_reason(flame: Make) -> None:
     with pytest.raises(CallStopped, match="before it began: the others are enough"):
         waits.result(timeout=60)
     stop(first, why="")
-    with pytest.raises(CallStopped, match=r"stop\(\)$"):
+    with pytest.raises(CallStopped, match=r"(?m)stop\(\)$"):
         first.result(timeout=60)
 
 
