@@ -174,7 +174,9 @@ def test_the_page_of_ssh_runs() -> None:
         close = "\nclient.close()\ncluster.close()\n"
         out = run("\n".join(blocks(page, "python")) + close, **hosts.environment())
         wait_for(lambda: hosts.left() == [])
-    assert re.match(r"http\S+/flame\n\[0\.5\d+, 0\.1\d+\]\nPool\(.*gpus=1,.*'gpus': 4.*\)\n$", out), out
+    assert re.match(
+        r"http\S+/flame\n\[0\.5\d+, 0\.1\d+\]\nPool\(.*gpus=1,.*'gpus': 4.*\)\n$", out
+    ), out
 
 
 @pytest.fixture

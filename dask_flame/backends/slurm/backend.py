@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psutil
 from distributed.utils import get_ip, get_ip_interface
 
-from dask_flame.backends.base import Backend, BackendContext, RunnerSpec
+from dask_flame.backends.base import Backend
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.slurm import commands, folder
 from dask_flame.backends.slurm.commands import SlurmError
@@ -19,6 +19,7 @@ from dask_flame.backends.slurm.folder import CONNECTION, ClusterFolder
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import SlurmOptions, complete
 from dask_flame.backends.slurm.runner_jobs import RunnerJobs
+from dask_flame.backends.specs import BackendContext, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.connection import ConnectionInfo
 from dask_flame.errors import BackendError

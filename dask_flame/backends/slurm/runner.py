@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.command import runner_command_from_file
 from dask_flame.backends.slurm.job_states import Job
 from dask_flame.backends.slurm.options import SlurmOptions
+from dask_flame.backends.specs import RunnerSpec
 
 
 @dataclass(eq=False)

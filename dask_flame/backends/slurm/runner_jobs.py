@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Collection, Coroutine, Sequence
 from typing import Any, Protocol
 
-from dask_flame.backends.base import Ended, RunnerSpec
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.slurm import commands, script
 from dask_flame.backends.slurm.commands import SlurmError, SlurmLate
@@ -28,6 +27,7 @@ from dask_flame.backends.slurm.job_states import (
 from dask_flame.backends.slurm.options import SlurmOptions
 from dask_flame.backends.slurm.refusals import is_final, no_room, refusal
 from dask_flame.backends.slurm.runner import Runner, launch_file
+from dask_flame.backends.specs import Ended, RunnerSpec
 
 logger = logging.getLogger("dask_flame")
 

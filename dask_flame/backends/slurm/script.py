@@ -7,9 +7,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import TIME, SlurmOptions, jobqueue
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.errors import BackendError
 
 #: What a job does with signals, from its beginning: SIGTERM, from ``scancel`` or before the time
