@@ -215,12 +215,20 @@ def checked(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(name: str, value: Any) -> Any:
     first: PoolError | None = None
+    others: list[str] = []
     for known in knowing(name):
+        option = known.declared()[name]
         try:
-            return known.declared()[name].checked(name, value)
+            return option.checked(name, value)
         except PoolError as error:
-            first = first or error
+            if first is None:
+                first = error
+            else:
+                others.append(f'with backend="{known.backend}" as {line(name, option.example)}')
     assert first is not None, name
+    problem, write, correct = str(first).rpartition("; write ")
+    if others and write:
+        raise PoolError(f"{problem} (or {', '.join(others)}){write}{correct}")
     raise first
 
 

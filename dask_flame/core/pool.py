@@ -420,6 +420,9 @@ _OTHER_NAMES = {  # names in other libraries, and the option with the same meani
     "threads": "concurrency",
     "worker_dashboard_address": "dashboard_address",
     "diagnostics_port": "dashboard_address",
+    "queue": "partition",
+    "walltime": "time",
+    "project": "account",
 }
 _LEAVE_OUT = {  # names in other libraries without a counterpart, and the reason
     **dict.fromkeys(
@@ -432,6 +435,11 @@ _LEAVE_OUT = {  # names in other libraries without a counterpart, and the reason
     **dict.fromkeys(("local_directory",), 'it is dask.config.set({"temporary-directory": "…"})'),
     "budget": 'it is of the whole cluster: cluster.budget = "20 USD"',
 }
+
+
+def why_left_out(name: str) -> str:
+    """Return what stands for an option of other libraries that has no counterpart, or ""."""
+    return _LEAVE_OUT.get(name, "")
 
 
 def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) -> None:

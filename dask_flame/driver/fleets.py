@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dask_flame.core.backend_options import option_names
 from dask_flame.core.budget import Budget
 from dask_flame.core.option_checks import EXAMPLES, line, shown, whole, wrong
 from dask_flame.core.pool import Pool, known_option, refuse_unknown
@@ -26,7 +27,8 @@ def make_pools(
     ----------
     pools : mapping of str to Pool, or None
     options : mapping
-        Options of the only pool if `pools` is None; options whose value is None are ignored.
+        Options of the only pool if `pools` is None, and otherwise options of the backend for all
+        pools that do not have their own. Options whose value is None are ignored.
     others : tuple of str
         Names of the cluster's other options, for the error about an unknown option.
 
@@ -41,6 +43,7 @@ def make_pools(
             # 0 is valid beside other pools and in resize(), but here nothing could ever run.
             whole("max", given["max"], 1)
         return {"default": Pool(**given)}
+    shared = {name: given.pop(name) for name in [*given] if name in option_names()}
     if given:
         name = next(iter(given))
         raise PoolError(
@@ -59,7 +62,13 @@ def make_pools(
             raise PoolError(
                 f'pools[{name!r}] is a {type(pool).__name__}; write pools={{"{name}": Pool(max=8)}}'
             )
-    return dict(pools)
+    return {name: _with(pool, shared) for name, pool in pools.items()}
+
+
+def _with(pool: Pool, shared: Mapping[str, Any]) -> Pool:
+    """Return a pool with options of the backend that were written once, beside ``pools=``."""
+    missing = {name: value for name, value in shared.items() if name not in pool.options}
+    return pool.replace(options={**pool.options, **missing}) if missing else pool
 
 
 class PoolFleets:

@@ -16,7 +16,7 @@ from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.backend_options import BackendOptions, configuring, knowing, secret_settings
 from dask_flame.core.launch_config import Packages
 from dask_flame.core.options import Check
-from dask_flame.core.pool import Pool
+from dask_flame.core.pool import Pool, why_left_out
 from dask_flame.core.process_settings import interpreter_flags, working_directory
 from dask_flame.core.redaction import hide
 from dask_flame.core.settings import configured
@@ -269,9 +269,10 @@ def check_taken(backend: object, options: Mapping[str, Any], *, max: int | None 
             continue
         makers = " and ".join(other.runners() for other in others)
         backends = " or ".join(f'"{other.backend}"' for other in others)
+        instead = f": {why}" if (why := why_left_out(option)) else ""
         raise PoolError(
             f"{option} is an option of {makers}, and backend={name!r} makes none; "
-            f"leave it out, or write backend={backends}"
+            f"leave it out{instead}, or write backend={backends}"
         )
     made = known(**taken)
     if max is not None:

@@ -161,7 +161,7 @@ def test_sizes_in_a_pools_repr_are_as_they_were_written() -> None:
         ({"idle_timout": 3}, "unknown option idle_timout; did you mean idle_timeout=3?"),
         (
             {"gizmo": 3},
-            "unknown option gizmo; there are annotations, app, asynchronous, backend, boot",
+            "unknown option gizmo; there are account, annotations, app, asynchronous, backend",
         ),
         ({"env": {"A=B": "s3cret"}}, "a variable that no process can be given, 'A=B'"),
         ({"env": {"A": "\0"}}, "a variable that no process can be given, 'A'"),
@@ -177,6 +177,8 @@ def test_sizes_in_a_pools_repr_are_as_they_were_written() -> None:
         ({"processes": True}, "unknown option processes; leave it out: runners are processes"),
         ({"host": "0.0.0.0"}, "unknown option host; leave it out: the backend says where"),
         ({"local_directory": "/x"}, "leave it out: it is dask.config.set({"),
+        ({"queue": "gpu"}, 'unknown option queue; did you mean partition="gpu"?'),
+        ({"reach": "x"}, 'or with backend="ssh" as reach="forward"); write reach="proxy"'),
         ({"name": 5}, "name=5 is not made of letters"),
         ({"name": "a/b"}, "name='a/b' is not made of letters"),
         ({"disconnect_grace": "x"}, "disconnect_grace='x' is not a duration"),

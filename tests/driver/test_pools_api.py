@@ -12,6 +12,7 @@ import pytest
 from distributed import Event, wait
 
 from dask_flame import FlameCluster, Pool
+from dask_flame.driver.fleets import make_pools
 from dask_flame.errors import BootError, PoolError, RunnerLost
 from tests.driver.pools_api_calls import _die_once, _exit, whoami
 from tests.support.gates import at_once
@@ -326,6 +327,17 @@ def test_a_wrong_resize_changes_nothing(flame: Any, pool: Any, changes: Any, mes
         cluster.resize(pool, **changes)
     assert dict(cluster.pools) == before
     assert not events(cluster, "policy")
+
+
+def test_options_of_the_backend_beside_pools_are_for_all_that_have_none() -> None:
+    pools = {"one": Pool(max=2, image="own"), "two": Pool(max=3, gpus=1)}
+    made = make_pools(pools, {"image": "shared", "region": None}, ())
+    assert {name: pool.options for name, pool in made.items()} == {
+        "one": {"image": "own"},
+        "two": {"image": "shared"},
+    }
+    assert made["two"].replace(options={}) == pools["two"]
+    assert make_pools(pools, {}, ()) == pools
 
 
 @pytest.mark.parametrize(
