@@ -16,7 +16,7 @@ from dask_flame.backends.ssh.claims import Capacity, Need
 from dask_flame.backends.ssh.hosts import HostSpec
 
 #: Dask's pages of a worker, which need no certificate, would be open to other users of the host.
-_NO_PAGES = {"distributed": {"worker": {"http": {"routes": []}}}}
+_NO_PAGES: dict[str, Any] = {"distributed": {"worker": {"http": {"routes": []}}}}
 #: Imported by runners before they connect, for the scheme of their addresses.
 COMM = "dask_flame.backends.ssh.comm"
 
