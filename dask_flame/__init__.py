@@ -15,8 +15,8 @@ from dask_flame._version import __version__
 
 if TYPE_CHECKING:
     from dask_flame.attached.application.expose import expose as expose
-    from dask_flame.attached.client.application import applications as applications
-    from dask_flame.attached.client.application import attach as attach
+    from dask_flame.attached.client.attaching import applications as applications
+    from dask_flame.attached.client.attaching import attach as attach
     from dask_flame.core.pool import Pool as Pool
     from dask_flame.core.runner_lost import RunnerLost as RunnerLost
     from dask_flame.driver.calls import call as call
@@ -75,8 +75,8 @@ _HOME = {
     "Report": "dask_flame.reports",
     "Reports": "dask_flame.reports",
     "RunnerLost": "dask_flame.core.runner_lost",
-    "applications": "dask_flame.attached.client.application",
-    "attach": "dask_flame.attached.client.application",
+    "applications": "dask_flame.attached.client.attaching",
+    "attach": "dask_flame.attached.client.attaching",
     "call": "dask_flame.driver.calls",
     "cast": "dask_flame.driver.calls",
     "connect": "dask_flame.driver.connect.connecting",

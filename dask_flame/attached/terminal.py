@@ -20,8 +20,9 @@ from IPython.terminal.interactiveshell import TerminalInteractiveShell
 from IPython.terminal.ipapp import load_default_config
 from IPython.terminal.prompts import Prompts, Token
 
-from dask_flame.attached.client.application import Application, CellOutcome
+from dask_flame.attached.client.application import Application
 from dask_flame.attached.client.choice import attach_to
+from dask_flame.attached.client.outcomes import CellOutcome
 from dask_flame.attached.client.typed import understood
 from dask_flame.errors import AttachError
 

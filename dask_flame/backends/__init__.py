@@ -8,10 +8,6 @@ from dask_flame._lazy import attach
 
 if TYPE_CHECKING:
     from dask_flame.backends.base import Backend as Backend
-    from dask_flame.backends.base import BackendContext as BackendContext
-    from dask_flame.backends.base import Ended as Ended
-    from dask_flame.backends.base import RunnerSpec as RunnerSpec
-    from dask_flame.backends.base import SchedulerSpec as SchedulerSpec
     from dask_flame.backends.command import RunnerCommand as RunnerCommand
     from dask_flame.backends.command import runner_command as runner_command
     from dask_flame.backends.command import runner_command_from_file as runner_command_from_file
@@ -20,6 +16,10 @@ if TYPE_CHECKING:
     from dask_flame.backends.options import option as option
     from dask_flame.backends.registry import find_backend as find_backend
     from dask_flame.backends.registry import made as made
+    from dask_flame.backends.specs import BackendContext as BackendContext
+    from dask_flame.backends.specs import Ended as Ended
+    from dask_flame.backends.specs import RunnerSpec as RunnerSpec
+    from dask_flame.backends.specs import SchedulerSpec as SchedulerSpec
 
 __all__ = [
     "Backend",
@@ -41,13 +41,13 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "Backend": "dask_flame.backends.base",
-        "BackendContext": "dask_flame.backends.base",
+        "BackendContext": "dask_flame.backends.specs",
         "BackendOptions": "dask_flame.backends.options",
-        "Ended": "dask_flame.backends.base",
+        "Ended": "dask_flame.backends.specs",
         "Option": "dask_flame.backends.options",
         "RunnerCommand": "dask_flame.backends.command",
-        "RunnerSpec": "dask_flame.backends.base",
-        "SchedulerSpec": "dask_flame.backends.base",
+        "RunnerSpec": "dask_flame.backends.specs",
+        "SchedulerSpec": "dask_flame.backends.specs",
         "find_backend": "dask_flame.backends.registry",
         "made": "dask_flame.backends.registry",
         "option": "dask_flame.backends.options",

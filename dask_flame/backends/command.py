@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import usual_environment
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.launch_config import LaunchConfig
 from dask_flame.core.process_settings import import_path
 from dask_flame.core.processes import MARK

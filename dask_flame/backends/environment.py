@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dask.config
 
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.process_settings import HASH_SEED
 
 _OMP = "OMP_NUM_THREADS"

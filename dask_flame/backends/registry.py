@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from dask_flame.backends.base import Backend, BackendContext
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import BackendContext
 from dask_flame.core.backend_options import installed
 from dask_flame.core.option_checks import wrong
 from dask_flame.errors import BackendError
 
 _WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
-_EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "ssh")}
+_EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "ssh", "slurm")}
 BackendFactory = Callable[[BackendContext], Backend]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from dask_flame.attached.client.application import attach
+from dask_flame.attached.client.attaching import attach
 from dask_flame.attached.client.found import Found, listing
 from dask_flame.attached.looking.outside import stacks_of
 from dask_flame.attached.looking.values import Stacks

@@ -25,8 +25,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _OPTIONS = (
     click.option(
         "--backend",
-        help="Backend of the clusters: local, kubernetes, fly, ssh or another installed one. "
-        "By default flame.backend of Dask's configuration.",
+        help="Backend of the clusters: local, kubernetes, fly, ssh, slurm or another installed "
+        "one. By default flame.backend of Dask's configuration.",
     ),
     click.option(
         "--namespace",

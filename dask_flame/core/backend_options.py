@@ -35,7 +35,7 @@ _imported: set[str] = set()  # names of the backends whose modules have been imp
 class BackendOptions(Declared):
     """Options of a pool for one backend; None for an option that was not given.
 
-    A subclass declares each as a field, see :func:`dask_flame.core.options.option`, and is a
+    A subclass declares each as a field, see :func:`dask_flame.backends.option`, and is a
     dataclass with ``frozen=True, init=False, repr=False``.
 
     Attributes

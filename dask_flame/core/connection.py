@@ -33,7 +33,7 @@ class ConnectionInfo:
     port, dashboard_port : int
         The ports of the scheduler's process; 0 if it is in the driver's process.
     service : str
-        See :attr:`dask_flame.backends.base.SchedulerSpec.service`.
+        See :attr:`dask_flame.backends.SchedulerSpec.service`.
     key : str
         With it, the present driver seals what the next one needs. The scheduler does not know it.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -113,41 +112,41 @@ class Pool(Declared):
 
     Parameters
     ----------
-    min : int, default 0
+    min : int, default 0 (``flame.pool.min``)
         Runners kept at all times.
-    max : int, default: the machine's cores
+    max : int, default: the machine's cores (``flame.pool.max``)
         Maximum number of runners, including booting ones; 10,000 or fewer. With 0, calls wait until
         it is raised.
-    concurrency : int, default 1
+    concurrency : int, default 1 (``flame.pool.concurrency``)
         Concurrent calls on one runner: its slots.
-    idle_timeout : duration or "auto", default "60s"
+    idle_timeout : duration or "auto", default "60s" (``flame.pool.idle-timeout``)
         A runner that has had no call for this long ends. With ``"auto"``, it is kept for as long as
         its next boot would take, as boots so far did: then boots and idle time never cost more than
         twice what they would cost if the next call were known (the break-even rule of ski rental:
         Karlin, Manasse, Rudolph and Sleator, "Competitive snoopy caching", Algorithmica 3, 1988).
         What has been saved against this bound so far lets the pool come closer to the cheapest time
         for the gaps between calls that it has seen; the bound still holds.
-    idle_bounds : pair of durations, default ("2s", "15m")
+    idle_bounds : pair of durations, default ("2s", "15m") (``flame.pool.idle-bounds``)
         The least and the most of ``idle_timeout="auto"``. They come before its bound on the cost.
-    min_idle_timeout : duration, optional
+    min_idle_timeout : duration, optional (``flame.pool.min-idle-timeout``)
         The same for the last ``min`` runners; by default they stay.
-    boot_timeout : duration, default "2m"
+    boot_timeout : duration, default "2m" (``flame.pool.boot-timeout``)
         Maximum time from the boot request to the runner's registration.
-    shutdown_timeout : duration, default "30s"
+    shutdown_timeout : duration, default "30s" (``flame.pool.shutdown-timeout``)
         Maximum time from the request to end until the runner is ended by force. In this time,
         functions registered with :mod:`atexit` and ``weakref.finalize`` run, and open files are
         flushed. Non-daemon threads, and processes, that calls have left running may use up to five
         seconds of it, and at most half.
-    spare : int, default 0
+    spare : int, default 0 (``flame.pool.spare``)
         Free runners kept in addition to the demand while there is any demand.
-    single_use : bool, default False
+    single_use : bool, default False (``flame.pool.single-use``)
         A runner takes no further call once one has ended on it, and ends.
     idle_check : callable, optional
         Called without arguments on a runner that has been idle for its timeout. If it returns
         False, the runner stays, and its idle time starts again.
-    boot_attempts : int, default 3
+    boot_attempts : int, default 3 (``flame.pool.boot-attempts``)
         Waves of boots that may fail in a row before the calls that wait for them fail.
-    on_boot_failure : {"fail", "wait"}, default "fail"
+    on_boot_failure : {"fail", "wait"}, default "fail" (``flame.pool.on-boot-failure``)
         Whether waiting calls fail when boots keep failing, or wait while more boots are tried.
     on_grow, on_shrink : callable, optional
         Called in the driver, in a separate thread, with the pool's name and the number of its
@@ -168,7 +167,7 @@ class Pool(Declared):
         the kernel ends them.
     gpus : int, default 0
         GPUs of one runner. It also has them as Dask's resource ``GPU``.
-    price : float, or mapping of str to float, optional
+    price : float, or mapping of str to float, optional (``flame.pool.price``)
         Price of one runner per hour, for ``cluster.cost()`` and the page ``/pools``; by default
         ``flame.pool.price``, which is unset. A mapping has the prices of several kinds of runner,
         by the names in ``cluster.runners`` or parts of them:
@@ -195,7 +194,7 @@ class Pool(Declared):
         it yields the result, and continues after the ``yield`` when the runner ends by itself,
         within ``shutdown_timeout``. It may be asynchronous: then it runs on the event loop of the
         runner's ``async def`` calls. It is pickled again for each boot.
-    post_mortem : bool, default False
+    post_mortem : bool, default False (``flame.pool.post-mortem``)
         Keep the frames of failed calls on their runner, for :func:`dask_flame.post_mortem`: those
         of its last five, with everything that their variables refer to. It ends when idle as usual.
     **options
@@ -206,12 +205,20 @@ class Pool(Declared):
 
     Durations are numbers of seconds, or strings that :func:`dask.utils.parse_timedelta` accepts;
     sizes are numbers of bytes, or strings that :func:`dask.utils.parse_bytes` accepts. The
-    attributes of a pool are in seconds and bytes.
+    attributes of a pool are in seconds and bytes. The names in parentheses are those of the
+    defaults in Dask's configuration.
 
     Raises
     ------
     PoolError
         An option is wrong; the message has its name, its value and a line that works.
+
+    Notes
+    -----
+    docs/pools.md explains these options; docs/zero.md when a runner is idle (``idle_timeout``,
+    ``min_idle_timeout``, ``idle_check``, ``spare``); docs/gpus.md ``gpus``; docs/local.md
+    ``preload`` on this machine; docs/inspect.md ``post_mortem``; docs/kubernetes.md ``cpus``,
+    ``memory`` and ``secrets`` of pods.
 
     Examples
     --------
@@ -446,6 +453,8 @@ def refuse_unknown(options: Mapping[str, Any], *, others: Iterable[str] = ()) ->
     for name, value in options.items():
         if name in own or backend_options.declared(name) is not None:
             continue
+        import difflib  # for errors only
+
         known = {*own, *backend_options.option_names()}
         guess = _OTHER_NAMES.get(name) or next(
             iter(difflib.get_close_matches(name, [*known, *others], n=1)), None

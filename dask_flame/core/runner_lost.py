@@ -10,7 +10,7 @@ from dask_flame.core.terminal_text import plain, tame
 from dask_flame.errors import PRINTED, FlameError
 
 
-class RunnerLost(FlameError, KilledWorker):
+class RunnerLost(FlameError, KilledWorker, explained=True):
     """The runner of a call ended, and the call is not run again.
 
     Attributes
@@ -27,6 +27,7 @@ class RunnerLost(FlameError, KilledWorker):
 
     def __init__(self, key: Any, runner: str, why: str, tried: int = 0) -> None:
         Exception.__init__(self, key, runner, why, tried)
+        self._add_help()
 
     @property
     def key(self) -> Any:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
 from distributed.comm import Comm, CommClosedError
 
@@ -21,20 +22,24 @@ _HOST = "127.0.0.1"
 
 async def carry(comm: Comm, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Pass bytes on in both directions, until one side closes; then close the other."""
-    both = [
-        asyncio.ensure_future(_to_comm(reader, comm)),
-        asyncio.ensure_future(_from_comm(comm, writer)),
-    ]
     try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await until_one_ends(_to_comm(reader, comm), _from_comm(comm, writer))
     finally:
-        for task in both:
-            task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
         comm.abort()
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
+
+
+async def until_one_ends(*ways: Coroutine[Any, Any, None]) -> None:
+    """Run both directions of a connection until one of them ends; then cancel the other."""
+    tasks = [asyncio.ensure_future(way) for way in ways]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _to_comm(reader: asyncio.StreamReader, comm: Comm) -> None:

@@ -14,6 +14,7 @@ from dask_flame.attached.client.channel import Channel, program
 from dask_flame.attached.looking import looks
 from dask_flame.attached.looking.values import Stacks
 from dask_flame.attached.wire import SocketWire
+from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import ATTACH, LOOK
 from dask_flame.core.tunnel import carry
 from dask_flame.errors import AttachError
@@ -66,8 +67,11 @@ def attach_runner(cluster: Any, runner: str, **options: Any) -> AttachedRunner:
     Raises
     ------
     AttachError
-        There is no such runner, or it cannot be reached; or it is asynchronous.
+        There is no such runner, or it cannot be reached; the client only observes; or it is
+        asynchronous.
     """
+    if is_observer(_id(cluster)):
+        raise AttachError(f"a cell in {runner} {ONLY_LOOKS}")
     if cluster.asynchronous:
         raise AttachError(
             f"cells in {runner} need a client and a cluster that are not asynchronous; write "
@@ -75,6 +79,10 @@ def attach_runner(cluster: Any, runner: str, **options: Any) -> AttachedRunner:
         )
     sock: socket.socket = cluster.sync(_connected, cluster, runner, options)
     return AttachedRunner(Channel(SocketWire(sock), program()), cluster)
+
+
+def _id(cluster: Any) -> str:
+    return cluster.id if isinstance(cluster, Client) else ""
 
 
 def _scheduler(cluster: Any) -> Any:
@@ -90,7 +98,8 @@ async def _connected(cluster: Any, runner: str, options: dict[str, Any]) -> sock
     try:
         comm = await connect(address, timeout=_WITHIN, **arguments)
         try:
-            await comm.write({"op": ATTACH, "reply": False, "name": runner, "options": options})
+            asks = {"name": runner, "options": options, "client": _id(cluster)}
+            await comm.write({"op": ATTACH, "reply": False, **asks})
             answer = await comm.read()
         except BaseException:
             comm.abort()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from distributed import Security
+
+from dask_flame.core.pem import inline
 
 #: Maximum lag of another machine's clock behind the driver's.
 _BEHIND = timedelta(days=1)
@@ -44,13 +45,10 @@ def temporary_security() -> Security:
     return security
 
 
-def inline(security: Security) -> dict[str, Any]:
+def inlined(security: Security) -> dict[str, Any]:
     """Return the contents of a Security, with files replaced by their certificates and keys."""
     parts = ("scheduler", "worker", "client")
     keys = [f"tls_{part}_{what}" for part in parts for what in ("key", "cert")]
-    given: dict[str, Any] = {"require_encryption": True}
-    for key in ("tls_ca_file", *keys):
-        value = getattr(security, key)
-        if isinstance(value, str):
-            given[key] = value if "-----BEGIN" in value else Path(value).read_text()
-    return given
+    given = {key: getattr(security, key) for key in ("tls_ca_file", *keys)}
+    there = {key: value for key, value in given.items() if isinstance(value, str)}
+    return {"require_encryption": True, **inline(there)}

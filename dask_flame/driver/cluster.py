@@ -14,8 +14,9 @@ from distributed import Security, Status
 from distributed.utils import Log, Logs
 from tornado.ioloop import IOLoop
 
-from dask_flame.backends.base import Backend, RunnerSpec
+from dask_flame.backends.base import Backend
 from dask_flame.backends.registry import find_backend
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.code.driver.local_code import Choice, versions
 from dask_flame.code.tokens import depend_on
 from dask_flame.core import config, joblib_hook
@@ -104,28 +105,27 @@ class FlameCluster(ClusterLifecycle):
     pools : mapping of str to Pool, optional
         Several kinds of runners, each with its own policy, in place of the options above. Calls
         run in the first pool, unless :func:`dask_flame.on` or their ``resources=`` select another.
-    backend : str or callable, optional
-        The backend that boots runners: ``"local"`` (the default, ``flame.backend``), the name of
-        another installed backend, or a :class:`dask_flame.backends.Backend` subclass.
+    backend : str or callable, default "local" (``flame.backend``)
+        The backend that boots runners: ``"local"``, the name of another installed backend, or a
+        :class:`dask_flame.backends.Backend` subclass.
     scheduler : {"auto", "driver", "pod"}, default "auto" (``flame.scheduler.where``)
         Location of the scheduler: this process, or a separate pod beside the runners that is
         reached through a forwarded port. ``"auto"`` selects this process if runners can reach it.
-    namespace, context : str, optional
-        For ``backend="kubernetes"``: the namespace of the runners, and the kubeconfig context
-        (``flame.kubernetes.namespace`` and ``.context``). The default namespace is the driver's
-        own, or that of the current context.
-    disconnect_grace : duration, default "10s"
+    namespace, context : str, optional (``flame.kubernetes.namespace``, ``.context``)
+        For ``backend="kubernetes"``: the namespace of the runners, and the kubeconfig context. The
+        default namespace is the driver's own, or that of the current context.
+    disconnect_grace : duration, default "10s" (``flame.disconnect-grace``)
         Time for which runners are kept after the last Client has closed; a new Client boots them
         again. A scheduler in a pod ends, with its runners, after this process has been
         disconnected for this long. The default is "2m" if that pod is reached through the
         Kubernetes API server, which may be unavailable for a while.
-    max_lifetime : duration, optional
+    max_lifetime : duration, optional (``flame.max-lifetime``)
         Time after which the cluster closes, even if calls run or Clients are connected.
-    home_limit : size, default "16 GiB"
+    home_limit : size, default "16 GiB" (``flame.home.limit``)
         Maximum size of the results of ended runners that are kept in the scheduler's process and
         on its disk. A runner whose results do not fit stays.
-    budget : str, optional
-        What the runners may cost together (``flame.budget``): an amount of money such as
+    budget : str, optional (``flame.budget``)
+        What the runners may cost together: an amount of money such as
         ``"20 USD"`` or ``"$20"``, for pools with a ``price``, or time of runners such as
         ``"40 runner-hours"``, ``"40 h"`` or ``"90 min"``. The currency is only a label: a sign, a
         code, or ``flame.currency``. At 80 % of it there is a warning. Once it is spent, no runner
@@ -139,9 +139,9 @@ class FlameCluster(ClusterLifecycle):
     files : mapping of path to path, optional
         Files and folders of this machine, each with its path on runners: absolute, or relative to
         their working directory. They are there before a runner's first call. Their total size is
-        limited by ``flame.files.limit`` (64 MiB). See docs/files.md.
-    packages : {"check", "sync", "ignore"}, False or list of str, default "check"
-        The packages of runners (``flame.packages``). ``"check"`` compares them with those that this
+        limited by ``flame.files.limit`` (64 MiB).
+    packages : {"check", "sync", "ignore"}, False or list, default "check" (``flame.packages``)
+        The packages of runners. ``"check"`` compares them with those that this
         process has imported, when a runner registers: a version with which calls cannot work is an
         error, and others are reported once. ``"sync"`` also has each runner install those that are
         missing there or have another version, before its first call. Of a list of requirements,
@@ -162,12 +162,26 @@ class FlameCluster(ClusterLifecycle):
     loop : tornado.ioloop.IOLoop, optional
         A running event loop; by default the cluster starts its own.
 
+    Durations are numbers of seconds, or strings that :func:`dask.utils.parse_timedelta` accepts;
+    sizes are numbers of bytes, or strings that :func:`dask.utils.parse_bytes` accepts. The names in
+    parentheses are those of the defaults in Dask's configuration.
+
     Raises
     ------
     PoolError
         An option is invalid; nothing was started.
     BackendError
         The backend is unknown or cannot be used here; everything started was ended.
+
+    Notes
+    -----
+    docs/pools.md explains the options of pools, ``pools``, ``max_lifetime``, ``budget``, and those
+    of the cluster only: ``name``, ``asynchronous``, ``silence_logs`` and ``loop``. Others have
+    pages of their own: docs/local.md, docs/kubernetes.md and docs/fly.md for each ``backend``;
+    docs/kubernetes.md ``scheduler``, ``namespace`` and ``context``; docs/leases.md
+    ``disconnect_grace``; docs/zero.md ``home_limit``; docs/code.md ``code``; docs/files.md
+    ``files``; docs/packages.md ``packages``; docs/security.md ``security`` and
+    ``dashboard_address``.
 
     Examples
     --------

@@ -15,7 +15,7 @@ from typing import Any
 from distributed.deploy.adaptive import Adaptive
 from distributed.deploy.cluster import Cluster
 
-from dask_flame.backends.base import Ended
+from dask_flame.backends.specs import Ended
 from dask_flame.core.pool import OnChange
 from dask_flame.core.text import split_advice
 from dask_flame.core.threads import BackgroundThread, in_thread, safely

@@ -10,7 +10,8 @@ from typing import Any
 
 from distributed.protocol import pickle
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.comm.listener import SocketListener
 from dask_flame.core.backoff import Backoff
 from dask_flame.driver.fleets import PoolFleets

@@ -7,7 +7,7 @@ import textwrap
 import time
 from collections.abc import Collection, Iterable, Mapping
 
-from dask_flame.backends.base import Ended
+from dask_flame.backends.specs import Ended
 from dask_flame.core.terminal_text import tame
 from dask_flame.core.text import split_advice
 from dask_flame.errors import PRINTED

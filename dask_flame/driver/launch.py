@@ -12,7 +12,7 @@ from typing import Any
 import dask.config
 from distributed import Security
 
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.backend_options import BackendOptions, configuring, knowing, secret_settings
 from dask_flame.core.launch_config import Packages
 from dask_flame.core.options import Check

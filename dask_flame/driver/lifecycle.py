@@ -1,116 +1,70 @@
-"""Start the parts of a FlameCluster, pass events on to them, and close them (driver)."""
+"""Start the parts of a FlameCluster, and close them (driver)."""
 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import contextvars
 import logging
 import os
-import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask.typing import Key
-from distributed import Security, Status
+from distributed import Status
 from distributed.core import rpc
-from distributed.objects import SchedulerInfo
 
-from dask_flame.backends.base import BackendContext, Ended, RunnerSpec
 from dask_flame.backends.registry import made
-from dask_flame.core.connection import ConnectionInfo
-from dask_flame.core.distributed_internals import stop_loop, watch_worker_status, worker_status_lost
+from dask_flame.backends.specs import BackendContext
+from dask_flame.core.distributed_internals import stop_loop
 from dask_flame.core.messages import CODE
 from dask_flame.core.option_checks import Duration, seconds
 from dask_flame.core.rate_limit import Limits
 from dask_flame.core.settings import configured
 from dask_flame.core.threads import in_thread
-from dask_flame.driver.certificates import inline
+from dask_flame.driver import open_clusters
 from dask_flame.driver.closed import closed
-from dask_flame.driver.connect.hint import report_left
-from dask_flame.driver.fork_check import clients_of, leave_alone, refuse
-from dask_flame.driver.hosts.base import Adopted, HostParts, SchedulerHost
-from dask_flame.driver.hosts.in_process import END_GRACE, InProcessScheduler
+from dask_flame.driver.connect.announce import announce
+from dask_flame.driver.connect.hint import reporting_left
+from dask_flame.driver.fork_check import clients_of, refuse
+from dask_flame.driver.hosted_cluster import HostedCluster
+from dask_flame.driver.hosts.in_process import END_GRACE
 from dask_flame.driver.log_filter import QuietLogs, logs_of
-from dask_flame.driver.pools_api import PoolsApi
-from dask_flame.history.boots import is_step
-from dask_flame.packages.check import RegistrationCheck
-from dask_flame.prints.driver.show import DriversShow, Show
-from dask_flame.prints.scheduler.plugin import Prints, Taker
-from dask_flame.prints.settings import limits, shown
+from dask_flame.prints.settings import shown
 from dask_flame.reports.runs import Run
 from dask_flame.reports.series import CallReports
 
 if TYPE_CHECKING:
     from dask_flame.code.driver.local_code import LocalCode
-    from dask_flame.files.driver.cluster_files import ClusterFiles
     from dask_flame.history.costs import Costs
-    from dask_flame.history.records import History
-    from dask_flame.reports.scheduler.plugin import Reports
-    from dask_flame.reports.scheduler.store import ReportStore
 
 logger = logging.getLogger("dask_flame")
 
 
-class ClusterLifecycle(PoolsApi):
+class ClusterLifecycle(HostedCluster):
     """The life of a :class:`dask_flame.FlameCluster`, from its start to its end.
 
     :class:`dask_flame.FlameCluster` checks the options, which are the attributes below.
     """
 
-    disconnect_grace: float
-    max_lifetime: float | None
-    home_limit: int
-    security: Security
-    dashboard_address: str | None
-    _dashboard_token: str | None
     local_code: LocalCode | None
-    _files: ClusterFiles
-    _history: History
-    _reports: Reports
     _silence_logs: int | None
 
-    #: The cluster of an earlier driver that this one continues.
-    _adopted: Adopted | None = None
-
-    _open: ClassVar[weakref.WeakSet[ClusterLifecycle]] = weakref.WeakSet()
     _quiet: ClassVar[QuietLogs] = QuietLogs()
     #: In a process forked from the driver: the driver's process ID.
     forked_from: int | None = None
     #: ID of the process that made this cluster.
     _made_by: int | None = None
-    _watch_worker_status_task: Any  # set by the base class
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._stack = contextlib.AsyncExitStack()
         self._starting: asyncio.Task[None] | None = None
-        self._start_task: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._expiring: asyncio.Task[None] | None = None
-        self._host: SchedulerHost | None = None
         self._came_to: Costs | None = None  # final costs, once closed
-        self.over = ""  # why the cluster ended, if the user did not close it
         self._logs_of = object()  # what Dask logs for this cluster
         self._request_level: Callable[[int], None] | None = None  # of these messages
-        self._show: Show | None = None
-        self._prints: Taker | None = None
-
-    @property
-    @abstractmethod
-    def reports(self) -> ReportStore:
-        """The store of all reports made by calls."""
-
-    @abstractmethod
-    def specs(self, kinds: Mapping[str, str]) -> list[RunnerSpec]:
-        """Return the launch specifications of runners, whose kinds are given by their names."""
-
-    @abstractmethod
-    def _handover(self) -> bytes:
-        """Return what another process needs to become the driver, pickled."""
 
     @abstractmethod
     def _show_end(self) -> None:
@@ -159,7 +113,7 @@ class ClusterLifecycle(PoolsApi):
 
     def _start_now(self) -> None:
         """Start the cluster, unless it is used with ``async with``."""
-        ClusterLifecycle._open.add(self)
+        open_clusters.add(self)
         if not self.called_from_running_loop:
             try:
                 self._loop_runner.start()
@@ -222,20 +176,11 @@ class ClusterLifecycle(PoolsApi):
         )
         await super()._start()
         if not self.backend.apart:
-            await self._announce()
+            await announce(self.backend, self.scheduler_address, self.security)
         await self._send_code()
         self._adaptive = host.follow(self._stack)
         if self.backend.adopts and self._adopted is None and self.backend.apart:
-            looking = asyncio.ensure_future(
-                report_left(self.backend.name, self.backend.context.places)
-            )
-            self._stack.push_async_callback(_cancelled, looking)
-
-    async def _announce(self) -> None:
-        """Let other processes of this user observe this cluster."""
-        security = inline(self.security) if self.security.require_encryption else {}
-        address = self.scheduler_address
-        await self.backend.announce(ConnectionInfo(address=address, security=security))
+            await self._stack.enter_async_context(reporting_left(self.backend))
 
     async def _send_code(self) -> None:
         """Send the local modules now, if runners need them before there are calls."""
@@ -270,93 +215,6 @@ class ClusterLifecycle(PoolsApi):
         there = {} if self._host is None else self._host.runs.calls
         return {**there, **self._reports.calls()}
 
-    # The scheduler
-
-    def _host_parts(self) -> HostParts:
-        return HostParts(
-            name=self.name,
-            backend=self.backend,
-            fleets=self.fleets,
-            history=self._history,
-            security=self.security,
-            disconnect_grace=self.disconnect_grace,
-            max_lifetime=self.max_lifetime,
-            home_limit=self.home_limit,
-            dashboard_address=self.dashboard_address,
-            dashboard_token=self._dashboard_token,
-            files=self._files,
-            specs=self.specs,
-            fix=self.fix,
-            note_stop=self._note_stop,
-            expire=self._expire,
-            packages=self._package_check(),
-            handover=self._handover,
-            adopted=self._adopted,
-        )
-
-    def _package_check(self) -> RegistrationCheck | None:
-        """Return the check of the packages of runners that register; None if there is none."""
-        check: RegistrationCheck | None = self._packages.check(self._history.journal.note)
-        return check
-
-    def _make_host(self) -> SchedulerHost:
-        if not self.backend.apart:
-            return self._make_own_host()
-        # Imported only if needed.
-        from dask_flame.driver.hosts.remote import RemoteScheduler
-        from dask_flame.lease.resume import tell_clients
-
-        return RemoteScheduler(
-            self._host_parts(),
-            reports=self.reports,
-            prints=self._prints,
-            watch_again=self._watch_again,
-            tell_clients=partial(tell_clients, self),
-        )
-
-    def _make_own_host(self) -> InProcessScheduler:
-        return InProcessScheduler(
-            self._host_parts(),
-            cluster=self,
-            plugins=[self._reports, *self.print_plugins()],
-            handlers=self._handlers(),
-        )
-
-    def _handlers(self) -> Mapping[str, Callable[..., Any]]:
-        """Return additional request handlers, installed before the scheduler listens."""
-        return self._files.store.handlers
-
-    def _print_taker(self, print_limits: Limits) -> Taker:
-        """Return the callable that receives the runners' output: see :mod:`dask_flame.prints`."""
-        self._show = DriversShow(print_limits)
-        return self._show.said
-
-    async def _watch_again(self) -> bool:
-        """Wait until the base class's subscription to worker status is lost, then subscribe again.
-
-        Returns
-        -------
-        bool
-            False if the cluster is closing.
-
-        Raises
-        ------
-        OSError
-            The scheduler could not be reached.
-        """
-        await worker_status_lost(self)
-        if self.status is not Status.running:
-            return False
-        comm = await self.scheduler_comm.live_comm()
-        try:
-            await comm.write({"op": "subscribe_worker_status"})
-            self.scheduler_info = SchedulerInfo(await comm.read())
-        except BaseException:
-            comm.abort()
-            raise
-        watch_worker_status(self, comm)
-        return True
-
     # Close
 
     async def _close(self) -> None:
@@ -377,7 +235,7 @@ class ClusterLifecycle(PoolsApi):
                 await self._stack.aclose()
             finally:
                 await super()._close()
-                ClusterLifecycle._open.discard(self)
+                open_clusters.remove(self)
                 if self.local_code is not None:
                     self.local_code.close()
                 self._show_end()
@@ -447,94 +305,3 @@ class ClusterLifecycle(PoolsApi):
     def __del__(self) -> None:
         if self._made_by == os.getpid():
             super().__del__()
-
-    def print_plugins(self) -> list[Prints]:
-        """Return the scheduler plugins that receive the runners' output, if any."""
-        return [] if self._prints is None else [Prints(limits(), to=self._prints)]
-
-    # Events of the backend
-
-    def _ended(self, what: Ended) -> None:
-        if self._show is not None:
-            self._show.over(what.name)
-        if self._host is not None:
-            self._host.ended(what)
-
-    def _step(self, name: str, step: str) -> None:
-        if self._host is not None and is_step(step):
-            self._host.reached(name, step)
-
-    def _held_up(self, name: str, why: str) -> None:
-        if not name:
-            self._history.journal.note("held", why)
-        elif self._host is not None:
-            self._host.held_up(name, why)
-
-    def _stopped(self, why: str) -> None:
-        if self._host is not None:
-            self._host.stopped(why)
-        else:
-            self._note_stop(why)
-
-    def _replaced(self, why: str) -> None:
-        if self._host is not None:
-            self._host.replaced(why)
-
-    def _note_stop(self, why: str) -> None:
-        """Boot no more runners, because the cluster was stopped from outside."""
-        if not self.fleets.stopped:
-            self._history.journal.note("stopped", why)
-            self.fleets.stop(why)
-
-    def _expire(self, why: str, *, logged: bool = False) -> None:
-        """Close the cluster without a request of the user; log the reason unless `logged`."""
-        self.over = why
-        if not logged:
-            logger.warning("cluster %s ends: %s", self.name, why)
-        if self._start_task is not None:
-            self._start_task.cancel()  # it closes the parts that have started
-            return
-        self._expiring = asyncio.ensure_future(self._close())
-
-
-def open_clusters() -> list[ClusterLifecycle]:
-    """Return the clusters of this process that have not closed."""
-    return [
-        cluster
-        for cluster in list(ClusterLifecycle._open)
-        if cluster._made_by == os.getpid() and cluster.status is not Status.closed
-    ]
-
-
-async def _cancelled(task: asyncio.Future[None]) -> None:
-    """Cancel a task, and wait until it has ended."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-
-
-def _forked() -> None:
-    clusters = list(ClusterLifecycle._open)
-    if not clusters:
-        return
-    ClusterLifecycle._open = weakref.WeakSet()
-    for cluster in clusters:
-        cluster.forked_from = os.getppid()
-    with contextlib.suppress(Exception):  # the caller of os.fork could not catch it
-        leave_alone(clusters)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-@atexit.register
-def _close_all() -> None:
-    for cluster in list(ClusterLifecycle._open):
-        if cluster._made_by != os.getpid():
-            continue  # it belongs to the parent process
-        with contextlib.suppress(Exception):
-            # The loop of an asynchronous cluster no longer runs; the backends' own safeguards end
-            # its runners when this process ends.
-            if not cluster.called_from_running_loop:
-                longest = max(fleet.pool.shutdown_timeout for _, fleet in cluster.fleets)
-                cluster.close(timeout=10 + longest)

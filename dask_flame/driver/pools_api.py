@@ -44,7 +44,8 @@ from dask_flame.packages.policy import PackagePolicy
 from dask_flame.scaling.fleet import Phase
 
 if TYPE_CHECKING:
-    from dask_flame.backends.base import Backend, RunnerSpec
+    from dask_flame.backends.base import Backend
+    from dask_flame.backends.specs import RunnerSpec
     from dask_flame.driver.fleets import PoolFleets
     from dask_flame.driver.hosts.base import AdaptiveBounds, SchedulerHost, SchedulerView
     from dask_flame.history.boots import BootLog

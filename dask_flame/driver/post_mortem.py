@@ -6,7 +6,7 @@ from typing import Any
 
 from distributed import Client, Future
 
-from dask_flame.attached.client.application import CellOutcome
+from dask_flame.attached.client.outcomes import CellOutcome
 from dask_flame.attached.looking.failures import Failure, Frame
 from dask_flame.attached.looking.wire import unpacked
 from dask_flame.core.messages import POST_MORTEM
@@ -190,7 +190,9 @@ async def _asked(client: Client, key: Any, **options: Any) -> dict[str, Any]:
             "post_mortem() needs a FlameCluster, and the scheduler of this client is another one; "
             "write client = Client(FlameCluster(post_mortem=True))"
         )
-    answer: dict[str, Any] = await getattr(client.scheduler, POST_MORTEM)(key=key, **options)
+    answer: dict[str, Any] = await getattr(client.scheduler, POST_MORTEM)(
+        key=key, client=client.id, **options
+    )
     if "failed" in answer:
         raise FlameError(answer["failed"])
     return answer

@@ -17,6 +17,27 @@ from dask_flame.core.terminal_text import tame
 
 _KEPT = 5_000
 
+#: The kinds of events, and when there is one of this kind.
+KINDS: Mapping[str, str] = {
+    "boot": "Runners are requested: the demand, the number of runners there, and the bounds.",
+    "held": "Something delays a boot or a scheduler's start; the reason is the substrate's.",
+    "ready": "A runner has registered, or begins calls again after a pause.",
+    "retire": "Runners are asked to end: they were idle, above `max`, or the demand has gone.",
+    "ended": "A runner has ended as it was asked to, or another kind of machine is asked for.",
+    "failed": "A boot has failed, calls that waited for it fail, or a runner cannot be ended.",
+    "lost": "A runner, a result or the scheduler has ended unexpectedly.",
+    "leaving": "A runner got a signal to end (preemption), and takes no further calls.",
+    "kept": "A runner that was to end stays, because its results do not fit elsewhere.",
+    "packages": "The packages of a runner differ from the driver's.",
+    "paused": "Dask has paused a runner because of its memory; it gets no calls.",
+    "overran": "A call took longer than its timeout.",
+    "waiting": "Calls wait although the pool could grow, with the reason.",
+    "lease": "The last client has disconnected or has come back, or the grace is over.",
+    "stopped": "The cluster was stopped from outside, with ``dask flame stop``.",
+    "budget": "Most of the budget is spent, or all of it, or it has been changed.",
+    "policy": "A policy was changed: ``resize``, ``adapt`` or ``scale``.",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -27,9 +48,7 @@ class Event:
     at : float
         Unix time, in seconds.
     kind : str
-        ``boot``, ``held``, ``ready``, ``retire``, ``ended``, ``failed``, ``lost``, ``leaving``,
-        ``kept``, ``packages``, ``paused``, ``overran``, ``waiting``, ``lease``, ``stopped``,
-        ``budget`` or ``policy``.
+        One of :data:`KINDS`, such as ``boot``, ``ready`` or ``failed``.
     reason : str
         The reason, as a sentence with its numbers.
     runners : tuple of str

@@ -11,6 +11,7 @@ from typing import Any
 from distributed.comm import Comm
 from distributed.scheduler import ClientState
 
+from dask_flame.core.client_ids import named
 from dask_flame.core.distributed_internals import replace, restore
 from dask_flame.core.messages import MARK, UNNUMBERED
 
@@ -108,14 +109,9 @@ def first_alone(comm: Comm) -> None:
     replace(comm, "write", first)
 
 
-def _named(client: str, *names: str) -> bool:
-    # A client's id is "<class>-<name>-<uuid>", or "<class>-<uuid>" without a name.
-    return any(client.split("-", 1)[-1].startswith(f"{name}-") for name in names)
-
-
 def keeps(client: str) -> bool:
     """Return whether a lease keeps a client's work; false for clients that calls have opened."""
-    return client != "fire-and-forget" and not _named(client, "worker")
+    return client != "fire-and-forget" and not named(client, "worker")
 
 
 def is_driver(client: str) -> bool:
@@ -124,4 +120,4 @@ def is_driver(client: str) -> bool:
     ``fire-and-forget`` is the scheduler's own client; ``Client-worker-…`` are clients that calls
     opened; ``Client-observer-…`` are clients that only observe.
     """
-    return client != "fire-and-forget" and not _named(client, "worker", "observer")
+    return client != "fire-and-forget" and not named(client, "worker", "observer")

@@ -21,7 +21,9 @@ from IPython.core.completer import (
 )
 from IPython.core.error import UsageError
 
-from dask_flame.attached.client.application import Application, attach, printed
+from dask_flame.attached.client.application import Application
+from dask_flame.attached.client.attaching import attach
+from dask_flame.attached.client.output import printed
 from dask_flame.driver.attached_runners import AttachedRunner, attach_runner
 from dask_flame.driver.cluster import FlameCluster
 from dask_flame.driver.post_mortem import PostMortem

@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed import Security
 
-from dask_flame.backends.base import BackendContext
+from dask_flame.backends.specs import BackendContext
 from dask_flame.core.budget import Budget
 from dask_flame.core.channel import Channel
 from dask_flame.core.pool import Pool

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from dask_flame.backends.base import Backend, BackendContext, RunnerSpec
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import BackendContext, RunnerSpec
 from dask_flame.core.channel import Channel
 
 

@@ -30,7 +30,7 @@ from distributed.comm import Comm
 from distributed.comm.addressing import unparse_host_port
 
 from dask_flame._version import __version__
-from dask_flame.backends.base import Ended
+from dask_flame.backends.specs import Ended
 from dask_flame.core import python_versions
 from dask_flame.core.budget import Budget
 from dask_flame.core.channel import Channel

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from typing import Any
 
 from distributed import Scheduler
 from distributed.comm import Comm, CommClosedError, connect
 
+from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import ATTACH
+from dask_flame.core.tunnel import until_one_ends
 
 #: Seconds for the connection to a runner.
 _WITHIN = 10.0
 
 
-async def attach_to(scheduler: Scheduler, comm: Comm, name: str, options: dict[str, Any]) -> None:
+async def attach_to(
+    scheduler: Scheduler, comm: Comm, name: str, options: dict[str, Any], client: str
+) -> None:
     """Connect a notebook with a runner, until one of them closes.
 
     Parameters
@@ -27,7 +30,12 @@ async def attach_to(scheduler: Scheduler, comm: Comm, name: str, options: dict[s
         The runner.
     options : dict
         For the runner.
+    client : str
+        The id of the notebook's client; empty if it has attached through its cluster.
     """
+    if is_observer(client):
+        await _refuse(comm, f"a cell in {name} {ONLY_LOOKS}")
+        return
     address = scheduler.aliases.get(name, "")
     if address not in scheduler.workers:
         there = ", ".join(sorted(map(str, scheduler.aliases))) or "none"
@@ -40,7 +48,7 @@ async def attach_to(scheduler: Scheduler, comm: Comm, name: str, options: dict[s
         return
     try:
         await other.write({"op": ATTACH, "reply": False, **options})
-        await _relay(comm, other)
+        await until_one_ends(_pass(comm, other), _pass(other, comm))
     except (OSError, CommClosedError):
         pass
     finally:
@@ -52,17 +60,6 @@ async def _refuse(comm: Comm, why: str) -> None:
     with contextlib.suppress(OSError):
         await comm.write({"failed": why})
         await comm.close()
-
-
-async def _relay(one: Comm, other: Comm) -> None:
-    """Pass messages on in both directions, until one side closes."""
-    both = [asyncio.ensure_future(_pass(one, other)), asyncio.ensure_future(_pass(other, one))]
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in both:
-            task.cancel()
-        await asyncio.gather(*both, return_exceptions=True)
 
 
 async def _pass(source: Comm, target: Comm) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
+from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import POST_MORTEM
 from dask_flame.core.text import label
 
@@ -43,7 +44,7 @@ class FailedCalls(SchedulerPlugin):
         self._failed.clear()
 
     async def post_mortem(
-        self, key: Any, release: bool = False, runner: str = ""
+        self, key: Any, release: bool = False, runner: str = "", client: str = ""
     ) -> dict[str, Any]:
         """Return the frames of a failed call, or release them.
 
@@ -55,6 +56,8 @@ class FailedCalls(SchedulerPlugin):
         release : bool, default False
         runner : str, optional
             The runner, by name, if the call may be forgotten here: its frames outlive its future.
+        client : str, optional
+            The id of the client that asks.
 
         Returns
         -------
@@ -62,6 +65,8 @@ class FailedCalls(SchedulerPlugin):
             ``found``, see :class:`dask_flame.attached.looking.failures.Failure`, ``runner`` and
             ``key``; or ``failed``: why there are none.
         """
+        if release and is_observer(client):
+            return {"failed": f"release() {ONLY_LOOKS}"}
         ts = self._scheduler.tasks.get(key)
         blamed = getattr(ts, "exception_blame", None)
         key = key if blamed is None else blamed.key

@@ -26,6 +26,7 @@ from distributed.scheduler import DEFAULT_EXTENSIONS, TaskState, WorkerState
 
 from dask_flame.code.scheduler.store import CodeStore
 from dask_flame.core import python_versions
+from dask_flame.core.client_ids import is_observer
 from dask_flame.core.distributed_internals import queueable
 from dask_flame.core.immediate_send import SuccessorSender
 from dask_flame.core.messages import (
@@ -59,6 +60,7 @@ from dask_flame.scheduler.client_answers import ClientAnswers
 from dask_flame.scheduler.failed_calls import FailedCalls
 from dask_flame.scheduler.looks import look_at
 from dask_flame.scheduler.lost_calls import LostCalls
+from dask_flame.scheduler.observers import refuse_graph, refuse_observers
 from dask_flame.scheduler.shuffles import Shuffles
 from dask_flame.scheduler.slots import Slots
 from dask_flame.serialization import pickling
@@ -190,6 +192,7 @@ class FlameScheduler(ClientAnswers):
         self.handlers[LOOK] = self.look_at
         self.handlers[ATTACH] = self.attach_to
         self.handlers.update(self.failed_calls.handlers)
+        refuse_observers(self)
         for op in ("register_scheduler_plugin", "unregister_scheduler_plugin"):
             self.handlers[op] = shielded(self.handlers[op])
         self.stream_handlers[FREED] = self.slots.freed
@@ -317,9 +320,11 @@ class FlameScheduler(ClientAnswers):
         """Look inside a process of this cluster; see :func:`dask_flame.scheduler.looks.look_at`."""
         return await look_at(self, name, what, options)
 
-    async def attach_to(self, comm: Comm, name: str, options: dict[str, Any]) -> None:
+    async def attach_to(
+        self, comm: Comm, name: str, options: dict[str, Any], client: str = ""
+    ) -> None:
         """Connect a notebook with a runner; see :mod:`dask_flame.scheduler.attachments`."""
-        await attach_to(self, comm, name, options)
+        await attach_to(self, comm, name, options, client)
 
     # Messages of runners
 
@@ -479,6 +484,9 @@ class FlameScheduler(ClientAnswers):
         flame_calls: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
+        if is_observer(client):
+            refuse_graph(self, client, keys)
+            return
         self.graphs_being_read += 1
         try:
             with (

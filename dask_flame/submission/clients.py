@@ -11,6 +11,7 @@ from typing import Any
 
 from dask.typing import Key
 from distributed import Client
+from distributed.client import ClosedClientError
 
 from dask_flame.core.distributed_internals import calls_submitted, replace
 from dask_flame.submission.describe import described
@@ -97,7 +98,13 @@ def _describe_with_calls() -> None:
         told = _describing.get()
         if told is not None and msg.get("op") == "update-graph":
             msg = {**msg, "flame_calls": told}
-        send(self, msg)
+        try:
+            send(self, msg)
+        except ClosedClientError as error:
+            # Another process may have its cluster, or it has ended.
+            if why := getattr(self.cluster, "over", ""):
+                raise ClosedClientError(f"{error} The cluster has ended: {why}") from None
+            raise
 
     _graph_to_futures.dask_flame_describes = True  # type: ignore[attr-defined]
     replace(Client, "_graph_to_futures", _graph_to_futures)

@@ -37,7 +37,8 @@ import pytest
 import pytest_asyncio
 from distributed import Client, Scheduler
 
-from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.errors import BackendError
 from dask_flame.history.boots import is_step

@@ -386,7 +386,7 @@ try:
 except Exception as error:
     result.append(str(error))
 """
-                modules = ("dask_flame.attached.client.application",)
+                modules = ("dask_flame.attached.client.attaching",)
                 found, number, said = attack(code, path, modules=modules)
                 assert found == []
                 assert number == 13  # permission denied

@@ -125,7 +125,10 @@ def test_ctrl_c_while_output_is_shown_interrupts_the_cell(app: Application) -> N
 
 
 @pytest.mark.unit
-def test_an_interrupt_leaves_no_lock_of_a_library_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("known", "patience"), [(True, 600), (False, 0)])
+def test_an_interrupt_leaves_no_lock_of_a_library_behind(
+    monkeypatch: pytest.MonkeyPatch, known: bool, patience: float
+) -> None:
     handler, guard, looks = logging.Handler(), Guard(), []
     assert handler.lock is not None
     may_lock = interruption._may_lock
@@ -135,7 +138,9 @@ def test_an_interrupt_leaves_no_lock_of_a_library_behind(monkeypatch: pytest.Mon
         return found
 
     monkeypatch.setattr(interruption, "_may_lock", looked)
-    monkeypatch.setattr(interruption, "_PATIENCE", 600)
+    monkeypatch.setattr(interruption, "_KNOWS_INSTRUCTIONS", known)
+    monkeypatch.setattr(interruption, "_PATIENCE", patience)
+    monkeypatch.setattr(interruption, "_LONGER", 600)
 
     def run() -> None:
         def wait() -> None:
@@ -159,6 +164,50 @@ def test_an_interrupt_leaves_no_lock_of_a_library_behind(monkeypatch: pytest.Mon
     assert looks[0]
     assert handler.lock.acquire(blocking=False)
     handler.lock.release()
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("name", "version", "has_lock", "known"),
+    [
+        ("cpython", (3, 11, 2), True, True),
+        ("cpython", (3, 13, 0), True, True),
+        ("cpython", (3, 13, 0), False, False),
+        ("cpython", (3, 14, 0), True, False),
+        ("pypy", (3, 11, 0), True, False),
+    ],
+)
+def test_instructions_are_read_only_where_they_are_known(
+    monkeypatch: pytest.MonkeyPatch, name: str, version: Any, has_lock: bool, known: bool
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    monkeypatch.setattr(sys.implementation, "name", name)
+    monkeypatch.setattr(sys, "_is_gil_enabled", lambda: has_lock, raising=False)
+    assert interruption._knows_instructions() is known
+
+
+@pytest.mark.unit
+def test_an_interpreter_that_is_not_known_is_interrupted_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(interruption, "_KNOWS_INSTRUCTIONS", False)
+    monkeypatch.setattr(interruption, "opname", ())  # whatever its instructions are
+    guard, begun = Guard(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        while True:
+            pass
+
+    def run() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            guard.call(wait)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(60)
+    assert guard.interrupt()
+    thread.join()
 
 
 def in_function(thread: int) -> str:

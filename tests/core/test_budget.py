@@ -64,7 +64,9 @@ def test_an_amount_with_its_unit(text: str, amount: float, currency: str, shown:
     ],
 )
 def test_anything_else_is_refused_with_a_line_that_works(wrong: object) -> None:
-    with pytest.raises(PoolError, match=r"^budget=.* is not an amount .*write budget=\"20 USD\"$"):
+    with pytest.raises(
+        PoolError, match=r"(?m)^budget=.* is not an amount .*write budget=\"20 USD\"$"
+    ):
         checked_budget("budget", wrong)
 
 

@@ -44,6 +44,7 @@ STOCK: dict[str, Any] = {
 MODULES = (
     "core.immediate_send",
     "driver.cluster",
+    "driver.hosted_cluster",
     "driver.lifecycle",
     "driver.hosts.remote",
     "runner.nested",

@@ -38,6 +38,7 @@ from dask_flame.backends import Backend
 from dask_flame.backends.fly import FlyOptions
 from dask_flame.backends.kubernetes import KubernetesOptions
 from dask_flame.backends.local import LocalOptions
+from dask_flame.backends.slurm import SlurmOptions
 from dask_flame.core import backend_options
 from dask_flame.core.backend_options import option_names
 from dask_flame.core.config import DEFAULTS
@@ -253,6 +254,21 @@ POOL = [
         ],
         [{"/data": "vol_1"}],
     ),
+    *(
+        Row(name, WORDS, ["a", "a b"])
+        for name in ("partition", "account", "qos", "constraint", "interface", "python", "shebang")
+    ),
+    Row("local_directory", WORDS, ["/scratch"]),
+    Row("folder", [*WORDS, "here"], ["/scratch/me", "~/flame", Path("/scratch")]),
+    Row("time", [0, "5s", "1:2:3:4", *DURATIONS], ["2h", 60, "1-12:00:00", np.int64(3600)]),
+    *(
+        Row(
+            f"job_{name}",
+            [True, 1, nan, "", "text", [3], ["a\nb"]],
+            [["a"], ("a", "b"), {"a": "b"}],
+        )
+        for name in ("extra_directives", "directives_skip", "script_prologue", "script_epilogue")
+    ),
     Row("secrets", SECRETS, [{"A": "b"}, {"PATH": None}, ["PATH"], ("PATH",), []], secret=True),
     Row(
         "pod_template",
@@ -411,6 +427,19 @@ _CONFIGURED = {
     "fly.rate": NUMBERS,
     "fly.flyctl": WORDS,
     "fly.public-address": WORDS,
+    **{
+        f"slurm.{name}": WORDS
+        for name in ("partition", "account", "qos", "constraint", "interface", "python", "shebang")
+    },
+    "slurm.local-directory": WORDS,
+    "slurm.folder": [*WORDS, "here"],
+    "slurm.time": [0, "5s", "1:2:3:4", *DURATIONS],
+    **{
+        f"slurm.job-{name}": [True, 1, "text", [3], ["a\nb"]]
+        for name in ("extra-directives", "directives-skip", "script-prologue", "script-epilogue")
+    },
+    "slurm.poll": [0, *DURATIONS],
+    "slurm.drain": [0, *DURATIONS],
     **{
         f"pool.{row.name.replace('_', '-')}": row.wrong
         for row in POOL
@@ -653,11 +682,16 @@ def test_every_option_is_in_the_table() -> None:
     assert {f"flame.{name}" for name in sections} == rows("configuration")
     of_backends = {
         f"{known.backend}.{name}"
-        for known in (FlyOptions, KubernetesOptions, LocalOptions)
+        for known in (FlyOptions, KubernetesOptions, LocalOptions, SlurmOptions)
         for name in known.settings
     } | {
         *("kubernetes.image", "kubernetes.read-only-root"),
         *(f"fly.{name}" for name in ("app", "cpu-kind", "image", "reach", "region")),
+        *(
+            f"slurm.{name.replace('_', '-')}"
+            for name, known in SlurmOptions.declared().items()
+            if known.section
+        ),
     }
     assert {n for n in sections if not n.startswith("pool.")} == {*SETTINGS, *of_backends}
 

@@ -88,7 +88,7 @@ def test_a_function_that_cannot_be_pickled() -> None:
         "setup=load cannot be sent to runners (TypeError: cannot pickle '_thread.lock' object); "
         "make such objects inside of the function: def load(): …, and write setup=load"
     )
-    with pytest.raises(PoolError, match=r"^setup=<lambda> .* write setup=load_model$"):
+    with pytest.raises(PoolError, match=r"(?m)^setup=<lambda> .* write setup=load_model$"):
         Pool(setup=lambda: lock)
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import cProfile
 import functools
 import logging
 import operator
@@ -19,11 +18,25 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client, LocalCluster, get_client, get_worker, wait
+from distributed import Client, LocalCluster, get_client, wait
 
 import dask_flame
 from dask_flame import CallTimeout, FlameCluster, FlameError, Pool, RunnerLost
 from dask_flame.errors import PoolError
+from tests.driver.calls import (
+    Counter,
+    computes,
+    dies,
+    doze,
+    linger,
+    name,
+    nested,
+    nested_coroutine,
+    note,
+    pool,
+    profiled,
+    spin,
+)
 from tests.support.waiting import until, wait_for
 
 pytestmark = pytest.mark.process
@@ -31,44 +44,8 @@ pytestmark = pytest.mark.process
 Flame = Callable[..., tuple[FlameCluster, Client]]
 
 
-def name() -> str:
-    """The runner that this runs on."""
-    return str(get_worker().name)
-
-
-def pool() -> str:
-    """The pool that this runs on."""
-    return os.environ["POOL"]
-
-
-def note(folder: Path, *args: Any) -> str:
-    """What `pool` returns; leaves a file that says so."""
-    (folder / os.urandom(8).hex()).write_text(pool())
-    return pool()
-
-
 def noted(folder: Path) -> list[str]:
     return sorted(file.read_text() for file in folder.iterdir())
-
-
-def spin(seconds: float = 600) -> str:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-    return "done"
-
-
-def doze(seconds: float) -> str:
-    """The same, which leaves the processor to others."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(0.01)
-    return "done"
-
-
-async def linger(seconds: float = 600) -> str:
-    await asyncio.sleep(seconds)
-    return "done"
 
 
 @pytest.fixture
@@ -419,27 +396,6 @@ def test_interrupting_the_driver_cancels_the_call(tmp_path: Path) -> None:
 # Nested calls
 
 
-def nested(depth: int) -> int:
-    if depth == 0:
-        return 1
-    first = dask_flame.call(nested, depth - 1)
-    second = get_client().submit(nested, depth - 1, pure=False).result()
-    return int(first + second)
-
-
-async def nested_coroutine(depth: int) -> int:
-    if depth == 0:
-        return 1
-    both = asyncio.gather(*(dask_flame.call(nested_coroutine, depth - 1) for _ in range(2)))
-    return sum(await both)
-
-
-def computes(how: str) -> Any:
-    divided = dask.delayed(operator.truediv)(1, 0)
-    client = get_client()
-    return divided.compute() if how == "compute" else client.submit(operator.truediv, 1, 0).result()
-
-
 @pytest.mark.parametrize("how", ["compute", "submit"])
 def test_the_error_of_a_nested_call_is_that_of_its_caller(how: str, flame: Flame) -> None:
     _, client = flame(max=1)
@@ -522,23 +478,6 @@ def actors() -> Iterator[None]:
         yield
 
 
-class Counter:
-    n: int = 0
-
-    def __init__(self, start: int = 0) -> None:
-        self.n = start
-
-    def add(self, n: int = 1) -> int:
-        self.n += n
-        return self.n
-
-    def where(self) -> tuple[str, int]:
-        return name(), os.getpid()
-
-    def nested(self) -> int:
-        return int(dask_flame.call(abs, -3))
-
-
 def test_a_placed_object_holds_a_slot_until_it_is_let_go(actors: None, flame: Flame) -> None:
     cluster, client = flame(max=1, concurrency=1, idle_timeout="100ms")
     counter = dask_flame.place(Counter, 3)
@@ -613,11 +552,6 @@ def test_a_placed_object_whose_runner_died_says_so(actors: None, flame: Flame) -
 # Lost runners
 
 
-def dies(folder: Path) -> None:
-    (folder / os.urandom(8).hex()).touch()
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_call_that_must_not_run_twice(flame: Flame, tmp_path: Path) -> None:
     flame(max=2)
     with pytest.raises(RunnerLost, match=r"lost with runner-1: .*SIGKILL.*rerun=False") as caught:
@@ -644,13 +578,6 @@ def test_threads_of_the_driver_may_call(flame: Flame) -> None:
     for thread in threads:
         thread.join()
     assert sorted(seen) == list(range(8))
-
-
-def profiled() -> int:
-    profile = cProfile.Profile()
-    names: dict[str, int] = {}
-    profile.runctx("total = sum(range(100))", {}, names)
-    return names["total"]
 
 
 def test_a_call_can_be_profiled_whatever_ran_before_it(flame: Flame) -> None:

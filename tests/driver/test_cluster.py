@@ -19,14 +19,10 @@ from dask_flame import FlameCluster
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.driver.control_loop import FlameAdaptive
 from dask_flame.errors import BackendError, BootError
+from tests.driver.cluster_calls import _die, name_of_runner
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-
-def name_of_runner(*args: Any, seconds: float = 0) -> str:
-    time.sleep(seconds)
-    return str(get_worker().name)
 
 
 def boots(cluster: FlameCluster) -> list[int]:
@@ -136,12 +132,6 @@ def test_min_runners_boot_with_the_cluster_and_are_replaced(flame: Any) -> None:
     wait_for(lambda: len(cluster.observed) == 2)
     wait_for(lambda: cluster.plan == cluster.requested == cluster.observed)
     assert sum(e.kind == "lost" for e in cluster.events) >= 1
-
-
-def _die() -> None:
-    import os
-
-    os._exit(3)
 
 
 def test_scale_and_adapt(flame: Any) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import time
 from pathlib import Path
 from typing import Any
 
 import dask.config
-import numpy
 import pytest
 
 import dask_flame
@@ -17,36 +15,18 @@ from dask_flame.dashboard.pools.cards import why
 from dask_flame.dashboard.pools.rows import count
 from dask_flame.errors import RunnerLost
 from dask_flame.scaling import runner_index
+from tests.driver.control_loop_calls import (
+    Counter,
+    children,
+    fill,
+    leak_for,
+    leak_until,
+    one,
+    started,
+)
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-_KEPT: list[Any] = []
-
-
-def fill(megabytes: int) -> Any:
-    return numpy.ones(megabytes * 125_000)
-
-
-def leak(megabytes: int) -> None:
-    _KEPT.append(numpy.ones(megabytes * 125_000))
-
-
-def leak_for(megabytes: int, seconds: float) -> str:
-    leak(megabytes)
-    time.sleep(seconds)
-    return "done"
-
-
-def leak_until(megabytes: int, file: Path) -> str:
-    leak(megabytes)
-    while not file.exists():
-        time.sleep(0.05)
-    return "done"
-
-
-def one(number: int) -> int:
-    return number
 
 
 def kinds(cluster: Any) -> list[str]:
@@ -132,27 +112,6 @@ def test_a_call_that_needs_more_than_the_limit_everywhere_fails_and_says_so(flam
     assert all("memory" in e.reason and "paused by Dask" not in e.reason for e in lost)
 
 
-def children(megabytes: int) -> int:
-    import multiprocessing
-
-    leak(megabytes)
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=time.sleep, args=(3,)) for _ in range(4)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    return 7
-
-
-def started(megabytes: int) -> None:
-    import subprocess
-    import sys
-
-    code = f"import time; x = bytearray({megabytes}_000_000); time.sleep(600)"
-    subprocess.run([sys.executable, "-c", code], check=False)
-
-
 def test_processes_of_calls_count_and_what_they_share_counts_once(flame: Any) -> None:
     cluster, client = flame(max=1, memory="600 MB")
     # Five processes of 350 MB each, which is the same memory.
@@ -190,11 +149,6 @@ def test_runners_that_are_too_small_from_the_start_are_tried_ever_more_rarely(fl
     for event in cluster.events:
         if event.kind in ("paused", "retire"):
             assert re.search(r"paused by Dask: [\d.]+ Mi?B of [\d.]+ Mi?B in use", event.reason)
-
-
-class Counter:
-    def add(self) -> int:
-        return 1
 
 
 def test_actors_that_hold_all_slots_are_named_where_calls_wait(flame: Any) -> None:

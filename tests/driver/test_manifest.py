@@ -18,18 +18,19 @@ from IPython.lib.pretty import pretty
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.backends import Backend
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.local import LocalBackend
 from dask_flame.backends.local.launch import displayed
 from dask_flame.backends.redact import HIDDEN
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.driver.manifest import Manifest
 from dask_flame.errors import BackendError, PoolError
 from tests.backends.kubernetes import test_backend as test_kubernetes
+from tests.backends.kubernetes.calls import whoami
 from tests.backends.kubernetes.objects.test_manifests import SITE
-from tests.backends.kubernetes.test_backend import Start, whoami
+from tests.backends.kubernetes.test_backend import Start
 from tests.support import kubernetes_schemas
 from tests.support.examples import examples
 from tests.support.kubernetes_help import Caller

@@ -9,19 +9,15 @@ from typing import Any
 
 import dask
 import pytest
-from distributed import Event, get_worker, wait
+from distributed import Event, wait
 
 from dask_flame import FlameCluster, Pool
 from dask_flame.errors import BootError, PoolError, RunnerLost
+from tests.driver.pools_api_calls import _die_once, _exit, whoami
 from tests.support.gates import at_once
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-
-def whoami(*args: Any, seconds: float = 0) -> str:
-    time.sleep(seconds)
-    return str(get_worker().name)
 
 
 def pool_of(name: str) -> str:
@@ -362,16 +358,6 @@ def test_what_a_cluster_with_pools_shows(two: Any) -> None:
 # Runners that are lost
 
 
-def _die_once(path: str) -> str:
-    marks = Path(path)
-    marks.write_text(marks.read_text() + "x" if marks.exists() else "x")
-    if len(marks.read_text()) < 3:
-        import os
-
-        os._exit(7)
-    return whoami()
-
-
 def test_calls_of_a_lost_runner_run_again_elsewhere(flame: Any, tmp_path: Path) -> None:
     cluster, client = flame(max=1)
     assert client.submit(_die_once, str(tmp_path / "a")).result(timeout=60) == "runner-3"
@@ -430,12 +416,6 @@ def test_min_runners_that_die_are_replaced(flame: Any) -> None:
     with dask.annotate(rerun=False), pytest.raises(RunnerLost):
         client.submit(_exit, pure=False).result(timeout=60)
     wait_for(lambda: len(cluster.observed) == 2)
-
-
-def _exit() -> None:
-    import os
-
-    os._exit(1)
 
 
 def test_waiting_calls_wait_on_while_boots_fail(flame: Any, tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import dask.config
 import pytest
 import yaml
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core import config
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.security import violations

@@ -27,6 +27,7 @@ from dask_flame.backends.fly import FlyBackend
 from dask_flame.backends.fly.metadata import COMPONENT, NAME, RUNNER
 from dask_flame.errors import BackendError
 from tests.backends.fly.world import ADDRESS, KNOWN_SPEED, SPEED, inside, settings
+from tests.e2e.fly_calls import double, environment
 from tests.fakes.fly import FakeFly
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
@@ -53,10 +54,6 @@ def fly(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeFly]:
 
 def flame(**options: Any) -> FlameCluster:
     return FlameCluster(**{"backend": FlyBackend, "dashboard_address": None, **options})
-
-
-def double(x: int) -> int:
-    return 2 * x
 
 
 def runners(fly: FakeFly) -> Counter[str]:
@@ -270,10 +267,6 @@ def logged() -> Iterator[list[str]]:
     for logger, level in zip(loggers, levels, strict=True):
         logger.removeHandler(handler)
         logger.setLevel(level)
-
-
-def environment() -> tuple[dict[str, str], Any]:
-    return dict(os.environ), dask.config.config
 
 
 def test_no_token_is_anywhere(

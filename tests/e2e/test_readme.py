@@ -13,17 +13,17 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.e2e.test_site import SHOWN
 from tests.fakes.fly import FakeFly
-from tests.fakes.kubernetes import FakeKubernetes
-from tests.fakes.kubernetes.access import EVERYTHING
-from tests.support.paths import ROOT, free_port
+from tests.support.kubernetes_help import driver_outside
+from tests.support.pages import NOT_RUN, all_pages
+from tests.support.paths import ROOT
+from tests.support.slurm_world import slurm_world, why_impossible
 from tests.support.ssh_hosts import missing, ssh_hosts
 from tests.support.waiting import wait_for
 
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-#: The line above a block that is not run, and why.
-NOT_RUN = re.compile(r"<!-- not run here: (\S.+) -->\n$")
+PAGES = [README, ROOT / "CONTRIBUTING.md", *all_pages()]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -71,7 +71,6 @@ PRINTED = {
     "code": [r"^0\.1$", r"^0\.05$", r"^True$"],
     "connect": [r"^\[1, 2, 3\]$"],
     "dask": [r"^\{\}$"],
-    "errors": [r"SystemExit", r"^1$", r"max=4"],
     "gpus": [r"^(cpu|cuda:\d)$"],
     "inspect": [
         r"^runner-1$",
@@ -124,8 +123,10 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
 @pytest.mark.unit
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
+    shown = {page.stem for page in SHOWN}
     # tests/backends/test_backend_package.py runs those of backends.md.
-    assert with_code == {"README", "backends", "files", "fly", "kubernetes", "ssh", *PRINTED}
+    run_here = {"README", "backends", "files", "fly", "kubernetes", "slurm", "ssh"}
+    assert with_code == {*run_here, *PRINTED, *shown}
 
 
 @pytest.mark.process
@@ -146,6 +147,25 @@ def test_the_page_of_fly_runs() -> None:
 
 
 @pytest.mark.process
+def test_the_page_of_slurm_runs(tmp_path: Path) -> None:
+    if why := why_impossible():
+        pytest.skip(f"no Slurm: {why}")
+    page = ROOT / "docs/slurm.md"
+    first, shown = blocks(page, "python")
+    with slurm_world() as slurm:
+        out = run(
+            first + shown,
+            **slurm.environment,
+            DASK_FLAME__SLURM__INTERFACE="lo",
+            DASK_FLAME__SLURM__FOLDER=str(tmp_path / "shared"),
+        )
+        wait_for(lambda: not slurm.jobs(), what="no job is left")
+    assert len(re.findall(r"^\d 0\.\d+$", out, re.MULTILINE)) == 6
+    assert "#SBATCH --time=120" in out
+    assert not list((tmp_path / "shared").iterdir())
+
+
+@pytest.mark.process
 def test_the_page_of_ssh_runs() -> None:
     if why := missing():
         pytest.skip(why)
@@ -160,18 +180,8 @@ def test_the_page_of_ssh_runs() -> None:
 
 @pytest.fixture
 def kubernetes(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """Environment of a driver outside of a fake cluster."""
-    image = {"PYTHONPATH": str(ROOT)}
-    with FakeKubernetes(env=image).in_thread() as fake:
-        fake.grant("driver", EVERYTHING)
-        yield {
-            "KUBECONFIG": str(fake.kubeconfig(tmp_path / "kubeconfig")),
-            "DASK_FLAME__KUBERNETES__IMAGE": "ghcr.io/me/train:1.0",
-            # All pods of the fake share this machine's ports.
-            "DASK_FLAME__SCHEDULER__PORT": str(free_port()),
-            "DASK_FLAME__SCHEDULER__DASHBOARD_PORT": str(free_port()),
-        }
-        wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
+    with driver_outside(tmp_path) as env:
+        yield env
 
 
 @pytest.mark.process
@@ -202,7 +212,7 @@ def test_other_blocks_can_be_read(page: Path) -> None:
         checked = subprocess.run(["sh", "-n"], input=text, text=True, capture_output=True)
         assert checked.stderr == "", text
     languages = set(re.findall(r"^ *```(\w*)$", page.read_text(), re.MULTILINE)) - {""}
-    assert languages <= {"python", "ipython", "sh", "toml", "yaml", "text"}
+    assert languages <= {"elixir", "python", "ipython", "sh", "toml", "yaml", "text"}
 
 
 @pytest.mark.unit
@@ -265,9 +275,13 @@ def test_links_and_pictures_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.unit
 def test_the_index_has_every_page() -> None:
-    index = (ROOT / "docs/index.md").read_text()
-    for page in (ROOT / "docs").glob("*.md"):
-        assert page.stem == "index" or f"]({page.name})" in index, page
+    indices = [page for page in PAGES if page.stem == "index"]
+    links = {
+        (index.parent / link).resolve()
+        for index in indices
+        for link in re.findall(r"\]\(([^)#]+\.md)\)", index.read_text())
+    }
+    assert not set(all_pages()) - links - {ROOT / "docs/index.md"}
 
 
 @pytest.mark.unit

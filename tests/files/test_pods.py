@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from dask.distributed import get_worker
 
 from dask_flame import BootError, FlameError, fetch
 from dask_flame.backends.kubernetes.backend import KubernetesBackend
 from dask_flame.files.tree import BLOCK
 from tests.backends.kubernetes import test_backend
 from tests.driver.hosts import test_remote
+from tests.files.calls import change, read
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -45,26 +44,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "config.toml").write_text("x = 1")
     monkeypatch.chdir(folder)
     return folder
-
-
-def read(folder: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"where": os.getcwd(), "name": get_worker().name}
-    for path in (Path("config.toml"), *Path(folder).rglob("*")):
-        if path.is_symlink():
-            found[path.name] = os.readlink(path)
-        elif path.is_file():
-            found[path.name] = (path.stat().st_mode & 0o777, path.read_bytes())
-        else:
-            found[path.name] = None
-    return found
-
-
-def change(folder: str, seconds: float = 0.0) -> str:
-    time.sleep(seconds)
-    Path("out/sub").mkdir(parents=True)
-    Path("out/sub/large").write_bytes(Path(folder, "large").read_bytes() * 2)
-    Path("out/name").write_text(get_worker().name)
-    return str(get_worker().name)
 
 
 def test_there_and_back(seat: str, here: Path, cluster: Any, tmp_path: Path) -> None:

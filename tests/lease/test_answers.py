@@ -13,15 +13,12 @@ from distributed import Client, LocalCluster
 
 from dask_flame import FlameCluster
 from dask_flame.core.messages import LEASE
+from tests.lease.answers_calls import double
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
-
-
-def double(x: int) -> int:
-    return 2 * x
 
 
 def read_late(client: Client, seconds: float = 0.1) -> None:

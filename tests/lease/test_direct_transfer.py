@@ -9,25 +9,17 @@ from typing import Any
 
 import pytest
 from dask.distributed import Client, wait
-from distributed.worker import get_worker
 
 from dask_flame import FlameCluster
 from dask_flame.comm.channel import Channel
 from dask_flame.lease.direct_transfer import scheduler_beside
+from tests.lease.transfer_calls import LARGE, Homesick, make, name
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
 #: Bytes of a large result, and what there may be beside it.
-LARGE, SMALL = 8_000_000, 500_000
-
-
-def make(nbytes: int = LARGE) -> bytes:
-    return os.urandom(nbytes)
-
-
-def name() -> str:
-    return str(get_worker().name)
+SMALL = 500_000
 
 
 @dataclass
@@ -127,19 +119,6 @@ def test_results_whose_runner_was_killed_are_made_again(flame: Any) -> None:
     # Whether the scheduler knows of it yet or not.
     assert [len(one) for one in client.gather(futures)] == [1000] * 6
     assert [len(future.result()) for future in futures] == [1000] * 6
-
-
-def only_on_a_runner(pid: int) -> str:
-    if os.getpid() != pid:
-        raise ZeroDivisionError("not here")
-    return "here"
-
-
-class Homesick:
-    """Cannot be read but where it was made."""
-
-    def __reduce__(self) -> Any:
-        return only_on_a_runner, (os.getpid(),)
 
 
 def test_what_cannot_be_read_here_says_so(flame: Any) -> None:

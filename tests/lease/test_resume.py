@@ -34,6 +34,7 @@ from dask_flame.core.messages import LEASE, MARK
 from dask_flame.errors import CallFailed
 from dask_flame.lease.resume import ResumableLink
 from dask_flame.testing import Proxy
+from tests.lease.resume_calls import once
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
@@ -43,16 +44,6 @@ dask_flame.resume_clients()
 
 
 # What calls do: each appends a byte to its own file, so that it is seen how often it ran.
-
-
-def once(folder: Path, n: int = 0, after: float = 0.0) -> int:
-    with (folder / f"call-{n}").open("ab") as file:
-        file.write(b"x")
-    deadline = time.monotonic() + 60
-    while (folder / "gate").exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(after)
-    return n
 
 
 def ran(folder: Path) -> list[int]:

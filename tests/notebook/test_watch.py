@@ -30,6 +30,7 @@ from dask_flame.notebook.braille import dots
 from dask_flame.notebook.svg import svg
 from dask_flame.reports import CallReports, Series
 from dask_flame.reports.wire import NAME
+from tests.notebook.watch_calls import train
 from tests.support.waiting import wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
@@ -236,17 +237,6 @@ def test_a_terminal_shows_the_same() -> None:
 
 
 # That it is drawn
-
-
-def train(rate: float, go: Path) -> float:
-    for step in range(5):
-        report(step=step, loss=1 / (rate + step))
-    while not go.exists():
-        time.sleep(0.01)
-    report(step=5, loss=rate)
-    if rate > 2:
-        raise ValueError(rate)
-    return rate
 
 
 class Screen:

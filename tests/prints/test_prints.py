@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import multiprocessing
-import os
 import re
-import signal
 import subprocess
-import sys
-import threading
-import time
-import warnings
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -25,6 +17,18 @@ from distributed import Client, Event, LocalCluster
 from dask_flame import FlameCluster, Prints, RunnerLost
 from dask_flame.core.rate_limit import Limits
 from dask_flame.errors import PoolError
+from tests.prints.calls import (
+    beneath,
+    captured,
+    die,
+    endless,
+    flood,
+    in_children,
+    pieces,
+    quick,
+    slowly,
+    talk,
+)
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -65,19 +69,6 @@ def logs(cluster: FlameCluster) -> str:
     return str(cluster.get_logs()["runner-1"])
 
 
-def talk() -> None:
-    print("a", "print")
-    print("an error", file=sys.stderr)
-    sys.stdout.write("written\n")
-    logging.getLogger("mine").warning("take %s", "care")
-    logging.getLogger("mine").info("not shown")
-    warnings.warn("a warning", stacklevel=2)
-    thread = threading.Thread(target=print, args=("from a thread",))
-    thread.start()
-    thread.join()
-    print("last", end="")
-
-
 def test_prints_logging_and_warnings_say_which_call_made_them(flame: Any, seen: Seen) -> None:
     cluster, client = flame(max=1)
     client.submit(talk, key="rate=0.1").result(timeout=60)
@@ -100,22 +91,6 @@ def test_prints_logging_and_warnings_say_which_call_made_them(flame: Any, seen: 
     assert log.startswith("a print\nan error\nwritten\ntake care\n")
 
 
-def pieces(me: str, gate: Event) -> None:
-    gate.wait()
-    for i in range(30):
-        for piece in (me, " ", str(i)):
-            sys.stdout.write(piece)
-            time.sleep(0)
-        sys.stdout.write("\n")
-
-
-async def slowly(me: str) -> None:
-    for i in range(5):
-        print(me, end=" ")
-        await asyncio.sleep(0.002)
-        print(i)
-
-
 def test_lines_of_calls_that_run_together_are_not_mixed(flame: Any, seen: Seen) -> None:
     _, client = flame(max=1, concurrency=3)
     gate = Event("gate", client=client)
@@ -129,13 +104,6 @@ def test_lines_of_calls_that_run_together_are_not_mixed(flame: Any, seen: Seen) 
     for key in ("four", "five"):
         appear(seen, *[f"[runner-1 {key}] {key} {i}" for i in range(5)])
     assert all(re.fullmatch(r"\[runner-1 (\w+)\] \1 \d+", line) for line in seen())
-
-
-def beneath(text: str, gate: Event | None = None) -> None:
-    if gate is not None:
-        gate.wait()
-    subprocess.run(["echo", text], check=True)
-    os.write(2, f"{text} again\n".encode())
 
 
 def test_what_is_written_beneath_python_is_of_the_call_that_runs_alone(
@@ -157,24 +125,10 @@ def test_what_is_written_beneath_python_is_of_the_call_that_runs_alone(
     assert first in ("[runner-1] a", "[runner-1] b")
 
 
-def quick(n: int) -> None:
-    os.write(1, f"raw {n}\n".encode())
-
-
 def test_many_short_calls_are_not_taken_for_one_another(flame: Any, seen: Seen) -> None:
     _, client = flame(max=1)
     client.gather([client.submit(quick, n, key=f"call-{n}") for n in range(100)])
     appear(seen, *[f"[runner-1 call-{n}] raw {n}" for n in range(100)])
-
-
-def die(how: str) -> None:
-    print("begun")
-    print("last words")
-    if how == "killed":
-        os.kill(os.getpid(), signal.SIGKILL)
-    import ctypes
-
-    ctypes.string_at(0)
 
 
 @pytest.mark.parametrize("how", ["killed", "crashes"])
@@ -187,13 +141,6 @@ def test_what_was_printed_before_a_runner_dies_is_shown(how: str, flame: Any, se
     assert "printed last:\n    begun\n    last words" in str(error.value)
     assert "\x1e" not in str(error.value) + str(cluster.get_logs())
     appear(seen, "[runner-1 mine] begun", "[runner-1 mine] last words")
-
-
-def flood(lines: int, after: Event | None = None) -> None:
-    for i in range(lines):
-        print("line", i)
-    if after is not None:
-        after.wait()
 
 
 def test_a_call_that_prints_without_end_is_held_back_and_that_is_said(
@@ -250,53 +197,11 @@ def test_what_a_process_prints_without_end_is_held_back(flame: Any, seen: Seen) 
     wait_for(all_of_them, what="lines that are shown, and a count of the others")
 
 
-def in_children() -> list[int | None]:
-    stop = threading.Event()
-
-    def busy() -> None:
-        while not stop.is_set():
-            print("parent", end="")
-            print("", flush=True)
-            time.sleep(0.0001)
-
-    threads = [threading.Thread(target=busy) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    fork = multiprocessing.get_context("fork")
-    codes = []
-    try:
-        for i in range(8):
-            child = fork.Process(target=print, args=("child", i), kwargs={"flush": True})
-            child.start()
-            child.join(40)
-            codes.append(child.exitcode)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    return codes
-
-
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_what_a_call_has_forked_is_the_calls_and_waits_for_no_lock(flame: Any, seen: Seen) -> None:
     _, client = flame(max=1)
     assert client.submit(in_children, key="forks").result(timeout=60) == [0] * 8
     appear(seen, *[f"[runner-1 forks] child {i}" for i in range(8)])
-
-
-def captured(folder: str) -> str:
-    path = Path(folder) / "captured"
-    before = os.dup(1)
-    with path.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        print("into the file")
-        os.write(1, b"from beneath\n")
-        os.dup2(before, 1)
-    os.close(before)
-    print("and back")
-    sys.stdout.buffer.write(b"bytes\n")
-    print("text")
-    return path.read_text()
 
 
 def test_who_puts_something_else_in_the_place_of_the_output_gets_plain_text(
@@ -383,11 +288,6 @@ def test_in_the_schedulers_own_process_nothing_is_shown_twice(seen: Seen) -> Non
         client.register_plugin(Prints())
         client.submit(print, "hello").result()
         assert seen() == ["hello"]
-
-
-def endless(n: int) -> None:
-    for _ in range(n):
-        print("y" * 20_000, end="")
 
 
 def test_what_never_ends_a_line_is_held_back_like_lines(

@@ -16,7 +16,7 @@ from dask_flame import Pool
 from dask_flame._version import __version__
 from dask_flame.core.channel import Channel
 from dask_flame.core.messages import DRIVER
-from dask_flame.driver.certificates import inline
+from dask_flame.driver.certificates import inlined
 from dask_flame.remote.server import SchedulerServer
 
 pytestmark = pytest.mark.process
@@ -35,7 +35,7 @@ def orders(security: Security, scratch: Path) -> dict[str, Any]:
     return {
         "grace": 10.0,
         "silence": 60.0,
-        "security": inline(security),
+        "security": inlined(security),
         "config": {},
         "listening": {"host": "127.0.0.1", "port": 0},
         "cluster": base64.b64encode(pickle.dumps(options)).decode(),

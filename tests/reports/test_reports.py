@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import gc
 import math
 import sys
 import threading
@@ -23,7 +21,7 @@ import msgpack
 import numpy as np
 import psutil
 import pytest
-from distributed import Client, LocalCluster, get_worker, secede
+from distributed import Client, LocalCluster
 from distributed.protocol.pickle import dumps, loads
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +32,23 @@ from dask_flame.reports.downsample import LEAST, thin
 from dask_flame.reports.runner.report import _warn_unregistered
 from dask_flame.reports.runner.sender import ReportSender
 from dask_flame.reports.wire import NAME, TOPIC, Batch, RunningCall, decode, encode
+from tests.reports.calls import (
+    Flag,
+    Trainer,
+    bad,
+    concurrently,
+    counts,
+    dies_once,
+    fails_once,
+    holds,
+    idle,
+    leaves_its_slot,
+    odd,
+    timed,
+    train,
+    unnamed_reports,
+    until,
+)
 from tests.support.waiting import wait_for
 
 numbers = st.floats() | st.integers(-3, 3).map(float)
@@ -405,22 +420,6 @@ def test_the_plugin_travels() -> None:
 # On a real cluster
 
 
-class Flag:
-    """Raised in one process and seen in another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / uuid.uuid4().hex
-
-    def set(self) -> None:
-        self.path.touch()
-
-    def is_set(self) -> bool:
-        return self.path.exists()
-
-    def wait(self) -> None:
-        wait_for(self.is_set, within=60)
-
-
 @contextlib.contextmanager
 def cluster_of(
     n: int = 1, *, processes: bool = True, threads_per_worker: int = 2, plugins: Any = ()
@@ -481,16 +480,6 @@ def series(client: Client, key: str, name: str = "loss") -> Series:
     return store_of(client).calls[key].series[name]
 
 
-def train(n: int, *, raises: bool = False, delay: float = 0.0, **values: float) -> str:
-    for step in range(n):
-        dask_flame.report(step=step, loss=step / 2, **values)
-        if delay:
-            time.sleep(delay)
-    if raises:
-        raise RuntimeError("on purpose")
-    return str(get_worker().name)
-
-
 @pytest.mark.process
 def test_all_is_there_when_the_result_is(client: Client) -> None:
     # At once, and without waiting: it was sent before the result.
@@ -537,12 +526,6 @@ def test_many_calls_at_once_are_kept_apart(client: Client) -> None:
         assert set(series(client, future.key, "rate").values) == {float(i)}
 
 
-def until(flag: Flag, n: int) -> None:
-    for step in range(n):
-        report(step=step, loss=1.0)
-    flag.wait()
-
-
 @pytest.mark.process
 def test_reports_are_seen_while_the_call_runs(client: Client, tmp_path: Path) -> None:
     flag = Flag(tmp_path)
@@ -555,26 +538,12 @@ def test_reports_are_seen_while_the_call_runs(client: Client, tmp_path: Path) ->
     assert store_of(client).calls[future.key].state == "done"
 
 
-def odd(values: list[float]) -> None:
-    for value in values:
-        report(loss=value)
-
-
 @pytest.mark.process
 def test_nan_and_infinities_arrive_as_such(client: Client) -> None:
     values = [1.0, math.nan, math.inf, -math.inf, 5e-324, -0.0]
     future = client.submit(odd, values, key=key())
     future.result()
     assert same(series(client, future.key).values, values)
-
-
-def counts() -> None:
-    report(loss=0.0)
-    report(loss=1.0, acc=0.5)
-    report(step=10, loss=2.0)
-    report(acc=0.6)
-    report(step=4, loss=3.0)
-    report(loss=4.0)
 
 
 @pytest.mark.process
@@ -584,14 +553,6 @@ def test_steps_go_on_from_the_last_one(client: Client) -> None:
         future.result()
         assert list(series(client, future.key).steps) == [0, 1, 10, 4, 5]
         assert list(series(client, future.key, "acc").steps) == [1, 11]
-
-
-def bad() -> str:
-    report(loss=1.0)
-    for _ in range(3):
-        report(loss="low", acc=0.5)  # type: ignore[arg-type]
-    report(step=-7, loss=2.0)
-    return "trained"
 
 
 @pytest.mark.process
@@ -610,18 +571,6 @@ def test_a_bad_value_is_told_once_and_never_the_calls_error(client: Client) -> N
     assert list(acc.steps) == [1, 2, 3]
 
 
-def leaves_its_slot() -> None:
-    report(loss=1.0)
-    secede()
-    report(loss=2.0)
-
-
-async def concurrently(n: int) -> None:
-    for i in range(n):
-        report(step=i, loss=float(n))
-        await asyncio.sleep(0)
-
-
 @pytest.mark.process
 def test_calls_that_secede_or_are_coroutines_report_too(client: Client) -> None:
     seceding = client.submit(leaves_its_slot, key=key())
@@ -630,15 +579,6 @@ def test_calls_that_secede_or_are_coroutines_report_too(client: Client) -> None:
     assert list(series(client, seceding.key).values) == [1.0, 2.0]
     for n, future in zip((3, 4, 5, 6), coroutines, strict=True):
         assert list(series(client, future.key).values) == [float(n)] * n
-
-
-class Trainer:
-    def __init__(self) -> None:
-        report(loss=9.0)
-
-    def step(self, n: int) -> str:
-        report(loss=float(n))
-        return str(get_worker().name)
 
 
 @pytest.mark.process
@@ -654,15 +594,6 @@ def test_methods_of_actors_report_under_their_runner(client: Client) -> None:
 
 def _actors(client: Client, runner: str) -> list[Any]:
     return [k for k in store_of(client).calls if str(k).endswith(f".step@{runner}")]
-
-
-def fails_once(flag: Flag) -> str:
-    report(step=0, loss=1.0 if flag.is_set() else 2.0)
-    if not flag.is_set():
-        flag.set()
-        report(step=1, loss=2.0)
-        raise RuntimeError("the first time")
-    return str(get_worker().name)
 
 
 @pytest.mark.process
@@ -700,29 +631,10 @@ def test_calls_that_do_not_report_are_not_kept(client: Client) -> None:
     assert store_of(client).version == version
 
 
-def idle(dask_worker: Any) -> bool:
-    sender = dask_worker.plugins[NAME]
-    return sender._timer is None and not sender._awake and not sender._buffer
-
-
 @pytest.mark.process
 def test_nothing_is_polled_when_there_is_nothing_to_send(client: Client) -> None:
     client.gather([client.submit(train, 5, key=key()) for _ in range(8)])
     wait_for(lambda: all(client.run(idle).values()))
-
-
-def timed(n: int) -> tuple[float, float]:
-    report(loss=0.0)
-    best = math.inf
-    start = time.perf_counter()
-    gc.disable()
-    for _ in range(5):
-        a = time.perf_counter()
-        for step in range(n // 5):
-            report(step=step, loss=0.5)
-        best = min(best, (time.perf_counter() - a) / (n // 5))
-    gc.enable()
-    return best * 1e6, (time.perf_counter() - start) / n * 1e6
 
 
 @pytest.mark.process
@@ -734,13 +646,6 @@ def test_what_a_report_costs(client: Client, record_property: Callable[[str, Any
 
 
 # What needs a cluster of its own
-
-
-def holds(started: Flag, go: Flag) -> None:
-    for _ in range(7):
-        report(loss=1.0)
-    started.set()
-    go.wait()
 
 
 class Held:
@@ -812,15 +717,6 @@ def test_enough_reports_are_sent_at_once(tmp_path: Path) -> None:
         wait_for(lambda: call.key in store_of(client))
         call.end()
         assert len(series(client, call.key)) == 7
-
-
-def dies_once(flag: Flag) -> str:
-    """Waits, the first time, to be killed."""
-    report(loss=1.0)
-    if not flag.is_set():
-        flag.set()
-        time.sleep(60)
-    return str(get_worker().name)
 
 
 @pytest.mark.process
@@ -918,12 +814,6 @@ def test_any_client_can_follow_the_topic() -> None:
         wait_for(lambda: sum(len(b.steps) for b in got) == 30)
         assert {(b.key, b.runner) for b in got} == {(future.key, runner)}
         client.unsubscribe_topic(TOPIC)
-
-
-def unnamed_reports() -> None:
-    report({"val/loss": 0.5}, step=1, loss=0.25)
-    report(5)
-    report({1: 2.0})
 
 
 @pytest.mark.process

@@ -157,7 +157,7 @@ def test_a_pool_without_setup_says_the_line_to_write(flame: Any) -> None:
     with on("loaded"):
         assert client.submit(there).result(timeout=60)
     _, client = flame(max=1)
-    with pytest.raises(FlameError, match=r"no setup=; write FlameCluster\(setup=load_model\)$"):
+    with pytest.raises(FlameError, match=r"(?m)no setup=; write FlameCluster\(setup=load_model\)$"):
         client.submit(dask_flame.setup_result).result(timeout=60)
 
 

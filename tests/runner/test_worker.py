@@ -8,11 +8,8 @@ import gc
 import inspect
 import logging
 import os
-import random
 import signal
-import threading
 import time
-import weakref
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +18,7 @@ import dask
 import distributed
 import pytest
 import pytest_asyncio
-from distributed import Client, Scheduler, get_client, get_worker, worker_client
+from distributed import Client, Scheduler, get_client, worker_client
 from distributed.protocol import pickle
 
 from dask_flame import CallTimeout
@@ -31,6 +28,23 @@ from dask_flame.core.pool import Pool
 from dask_flame.runner import start as runner_start
 from dask_flame.scheduler.scheduler import FlameScheduler
 from dask_flame.testing.conformance import Said, Stage
+from tests.runner.worker_calls import (
+    Thing,
+    _pool_threads,
+    call_another,
+    crowd,
+    fail,
+    hammer,
+    linger,
+    make,
+    make_in_a_coroutine,
+    spin,
+    swallow,
+    take,
+    tree,
+    tree_of_coroutines,
+    what_is_there,
+)
 
 pytestmark = pytest.mark.process
 
@@ -103,18 +117,6 @@ async def either(request: pytest.FixtureRequest) -> AsyncIterator[Runners]:
     )
     async for stage in _stage(scheduler):
         yield stage
-
-
-def spin(seconds: float = 600) -> str:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
-    return "done"
-
-
-async def linger(seconds: float = 600) -> str:
-    await asyncio.sleep(seconds)
-    return "done"
 
 
 def stubborn(times: int) -> str:
@@ -260,16 +262,6 @@ async def test_no_stray_interruption_ever_hits_another_call(flame: Runners) -> N
     assert threads <= 2
 
 
-async def hammer(prefix: str, chance: float) -> None:
-    """Interrupt calls on this runner again and again, at whatever they are doing."""
-    worker = get_worker()
-    while True:
-        for key, execution in list(worker.calls._executing.items()):
-            if str(key).startswith(prefix) and random.random() < chance:
-                execution.interrupt()
-        await asyncio.sleep(0)
-
-
 @pytest.mark.asyncio
 async def test_calls_that_are_interrupted_all_the_time(flame: Runners) -> None:
     """Many times as often as a runner ever does it; calls that fail by it are run again."""
@@ -285,10 +277,6 @@ async def test_calls_that_are_interrupted_all_the_time(flame: Runners) -> None:
     await hammering.cancel()
     assert await asyncio.wait_for(client.submit(_pool_threads), 60) <= 3
     assert flame.ended == []
-
-
-def _pool_threads() -> int:
-    return sum("Dask-Default-Threads" in t.name for t in threading.enumerate())
 
 
 def began(scheduler: Scheduler, key: str) -> bool:
@@ -359,27 +347,6 @@ async def test_a_call_interrupted_while_it_rejoins_leaves_the_pool_whole(
 # Calls that wait for calls
 
 
-def tree(depth: int) -> int:
-    """A call that makes calls and waits for them, in every plain way."""
-    client = get_client()
-    if depth == 0:
-        return 1
-    one = client.submit(tree, depth - 1, pure=False).result()
-    rest = client.gather(client.map(abs, range(3), pure=False))
-    return int(one + sum(rest))
-
-
-async def tree_of_coroutines(depth: int) -> int:
-    client = get_client()
-    if depth == 0:
-        return 1
-    one, *rest = await asyncio.gather(
-        client.submit(tree_of_coroutines, depth - 1, pure=False),
-        client.gather(client.map(abs, range(3), pure=False)),
-    )
-    return int(one + sum(rest[0]))
-
-
 @pytest.mark.asyncio
 @pytest.mark.parametrize("call", [tree, tree_of_coroutines])
 async def test_calls_that_wait_for_calls_need_one_slot_in_all(call: Any, either: Runners) -> None:
@@ -387,32 +354,6 @@ async def test_calls_that_wait_for_calls_need_one_slot_in_all(call: Any, either:
     for _ in range(3):
         future = either.client.submit(call, 3, pure=False)
         assert await asyncio.wait_for(future, 60) == 10
-
-
-def crowd(folder: str, depth: int) -> int:
-    """Nested calls that note how many execute at once."""
-    worker = get_worker()
-    here = os.path.join(folder, worker.name)
-    mark = os.path.join(here, str(threading.get_ident()))
-    seen = 0
-
-    def execute() -> None:
-        nonlocal seen
-        os.makedirs(here, exist_ok=True)
-        open(mark, "w").close()
-        spin(0.02)
-        seen = max(seen, len(os.listdir(here)))
-        os.unlink(mark)
-
-    execute()
-    if depth:
-        client = get_client()
-        futures = client.map(crowd, [folder] * 2, [depth - 1] * 2, pure=False)
-        seen = max(seen, *client.gather(futures))
-        execute()
-        seen = max(seen, client.submit(crowd, folder, depth - 1, pure=False).result())
-        execute()
-    return seen
 
 
 @pytest.mark.asyncio
@@ -611,50 +552,6 @@ def test_that_a_runner_was_removed_is_not_its_own_to_tell() -> None:
 
 
 # What a call leaves behind
-
-
-class Thing(set[str]):
-    """Something of which it can be seen when it is gone, even in an error."""
-
-
-def note(thing: Any) -> Any:
-    """Remember a thing without keeping it."""
-    vars(get_worker()).setdefault("things", []).append(weakref.ref(thing))
-    return thing
-
-
-def make() -> Any:
-    return note(Thing())
-
-
-async def make_in_a_coroutine() -> Any:
-    return note(Thing())
-
-
-def take(given: Any) -> Any:
-    note(given)
-    return note(Thing(given))
-
-
-def fail(given: Any) -> None:
-    raise ValueError(note(given))
-
-
-def call_another() -> Any:
-    client = get_client()
-    return note(Thing(client.submit(take, client.submit(make)).result()))
-
-
-def swallow() -> Any:
-    kept = make()
-    spin()
-    return kept
-
-
-def what_is_there(dask_worker: Any) -> tuple[int, int]:
-    """How many things there have been on this runner, and how many are there still."""
-    things = vars(dask_worker).get("things", [])
-    return len(things), sum(thing() is not None for thing in things)
 
 
 @pytest.mark.asyncio

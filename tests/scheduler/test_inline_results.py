@@ -17,12 +17,10 @@ from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, RunnerLost
 from dask_flame.scheduler.inline_results import _EACH, InlineResults
+from tests.scheduler.inline_calls import LARGE, large, once, pid
 from tests.support.waiting import until, wait_for
 
 Flame = Callable[..., tuple[FlameCluster, Client]]
-
-#: Bytes that do not travel with the end of their call.
-LARGE = 100_000
 
 
 @pytest.mark.unit
@@ -48,22 +46,6 @@ def test_copies_are_bounded_and_the_latest(steps: list[Any]) -> None:
         assert all(latest[key] == data for key, data in found.items())
     kept.restart(None)
     assert (len(kept), kept.nbytes) == (0, 0)
-
-
-def pid(tag: Any = None) -> int:
-    return os.getpid()
-
-
-def once(path: str) -> int:
-    """Leave a mark for each time that this is called."""
-    with open(path, "a") as file:
-        file.write("x")
-    return os.getpid()
-
-
-def large(path: str) -> bytes:
-    once(path)
-    return bytes(LARGE)
 
 
 def kill(cluster: FlameCluster, process: int) -> None:

@@ -14,16 +14,11 @@ import pytest
 from distributed import Event, as_completed, get_worker, wait, worker_client
 
 import dask_flame
+from tests.scheduler.slots_calls import whoami
 from tests.support.stubborn import Stubborn
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-
-def whoami(*args: Any, seconds: float = 0.0, after: Any = None) -> tuple[str, float, float]:
-    start = time.time()
-    time.sleep(seconds)
-    return get_worker().name, start, time.time()
 
 
 def has_been_told(client: Any) -> None:

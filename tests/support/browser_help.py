@@ -64,7 +64,7 @@ class Browser:
         self.do(self._start)
 
     def do(self, what: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return self._thread.submit(what, *args, **kwargs).result(timeout=90)
+        return self._thread.submit(what, *args, **kwargs).result(timeout=150)
 
     def _start(self) -> None:
         from playwright.sync_api import sync_playwright
@@ -94,7 +94,7 @@ class Page:
 
     def _open(self, address: str, options: dict[str, Any]) -> None:
         self._page = self._browser.chromium.new_page(**options)
-        self._page.set_default_timeout(60_000)
+        self._page.set_default_timeout(120_000)
         self._page.on("console", lambda m: self.wrong.append(m.text) if m.type == "error" else None)
         self._page.on("pageerror", lambda error: self.wrong.append(str(error)))
         self._page.on("requestfailed", lambda request: self.wrong.append(request.url))

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
+from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
 
 Object = dict[str, Any]
 
 TEAM = "/api/v1/namespaces/team"
 JOBS = "/apis/batch/v1/namespaces/team/jobs"
+
+
+@contextlib.contextmanager
+def driver_outside(folder: Path) -> Iterator[dict[str, str]]:
+    """Give the environment of a driver outside of a fake cluster, in which nothing may be left."""
+    with FakeKubernetes(env={"PYTHONPATH": str(ROOT)}).in_thread() as fake:
+        fake.grant("driver", EVERYTHING)
+        yield {
+            "KUBECONFIG": str(fake.kubeconfig(folder / "kubeconfig")),
+            "DASK_FLAME__KUBERNETES__IMAGE": "ghcr.io/me/train:1.0",
+            # All pods of the fake share this machine's ports.
+            "DASK_FLAME__SCHEDULER__PORT": str(free_port()),
+            "DASK_FLAME__SCHEDULER__DASHBOARD_PORT": str(free_port()),
+        }
+        wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
 
 
 class Caller(httpx.Client):

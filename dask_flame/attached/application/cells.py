@@ -13,9 +13,11 @@ import types
 from collections.abc import Mapping
 from typing import Any
 
-from dask_flame.attached.application import awaiting, streams
+from dask_flame.attached.application import awaiting
 from dask_flame.attached.application.awaiting import awaited
 from dask_flame.attached.application.display import formatted
+from dask_flame.attached.application.outputs import Outputs
+from dask_flame.core.cell_streams import current
 
 #: Compiler flag for ``await`` and ``async for`` outside of functions, as in notebooks.
 FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -195,7 +197,7 @@ def said(error: BaseException) -> str:
 
 def display(*objects: Any, display_id: str | None = None, update: bool = False) -> None:
     """Show objects in the notebook; outside of a cell, print them."""
-    outputs = streams.current()
+    outputs = current(Outputs)
     for value in objects:
         if outputs is None:
             print(repr(value))

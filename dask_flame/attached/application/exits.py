@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dask_flame.attached.application import streams
+from dask_flame.attached.application.outputs import Outputs
+from dask_flame.core.cell_streams import current
 from dask_flame.errors import AttachError
 
 _NAMES = ("_exit", "abort", "execv", "execve")
@@ -64,7 +65,7 @@ def _guarded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     pid = os.getpid()
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if streams.current() is not None and os.getpid() == pid:
+        if current(Outputs) is not None and os.getpid() == pid:
             raise AttachError(f"os.{name} would end the application, and was refused in a cell")
         return function(*args, **kwargs)
 

@@ -174,7 +174,7 @@ def _after_in_child() -> None:
         return
     import sys
 
-    for name in ("interruption", "streams", "exits"):  # loaded when somebody has attached
+    for name in ("interruption", "exits"):  # loaded when somebody has attached
         if (module := sys.modules.get(f"dask_flame.attached.application.{name}")) is not None:
             module.after_fork()
     for server in _servers.values():

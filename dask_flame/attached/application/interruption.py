@@ -8,6 +8,12 @@ ends.
 The exception can come between any two calls, so also after the acquisition of a lock that is never
 released then, because the thread ends. Code of dask-flame that a cell calls is therefore
 :func:`shielded`. The standard library's code around locks is avoided as far as that is possible.
+
+Where the thread is, is read from its frames: from the names of functions, and from the last
+instruction. What an instruction means is known of CPython 3.11 to 3.13 with its interpreter lock,
+and was tried there. In others, no instruction is read: an interrupt waits until the thread is in
+one place, as in a call of C code, or for the whole patience, and then comes outside of those
+functions. It may be half a second late, and hits a lock more easily.
 """
 
 from __future__ import annotations
@@ -50,8 +56,9 @@ _LOCKING = frozenset(
     {"__enter__", "__exit__", "acquire", "release", "_acquireLock", "_releaseLock"}
     | {"_acquire_restore", "_release_save"}
 )
-#: Seconds to wait until a thread has left such a function.
-_PATIENCE = 0.3
+#: Seconds to wait until a thread is in a place where it surely does not lock, and then until it has
+#: left such a function.
+_PATIENCE, _LONGER = 0.3, 0.3
 #: Seconds between two looks at it.
 _LOOK = 0.0005
 #: Looks at which a thread is in the same place, so that it is in a call of C code.
@@ -60,15 +67,33 @@ _BLOCKED = 20
 _CALLS = ("CALL", "PRECALL", "CACHE")
 
 
+def _knows_instructions() -> bool:
+    """Return whether the instructions of this interpreter are known."""
+    has_lock = getattr(sys, "_is_gil_enabled", lambda: True)()
+    known = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    return sys.implementation.name == "cpython" and known and has_lock
+
+
+_KNOWS_INSTRUCTIONS = _knows_instructions()
+
+
 def _may_lock(frame: FrameType, *, blocked: bool) -> bool:
     """Return whether an exception in a frame could come between a lock's acquisition and release.
 
     A function that is called and has not begun is not seen yet, only the call.
     """
-    code = frame.f_code
-    if code.co_name in _LOCKING and code.co_filename in _DELICATE:
+    if _locks(frame):
         return True
-    return not blocked and opname[code.co_code[frame.f_lasti]].startswith(_CALLS)
+    if blocked:
+        return False
+    if not _KNOWS_INSTRUCTIONS:
+        return True
+    return opname[frame.f_code.co_code[frame.f_lasti]].startswith(_CALLS)
+
+
+def _locks(frame: FrameType) -> bool:
+    code = frame.f_code
+    return code.co_name in _LOCKING and code.co_filename in _DELICATE
 
 
 class Guard:
@@ -136,10 +161,12 @@ class Guard:
                 looks = looks + 1 if place == before else 0
                 # The exception is raised where the thread is now: it waits for the interpreter
                 # lock, which this thread hardly gives away from here on.
+                now = time.monotonic()
                 if (
                     frame is None
                     or not _may_lock(frame, blocked=looks > _BLOCKED)
-                    or time.monotonic() > due
+                    or (now > due and not _locks(frame))
+                    or now > due + _LONGER
                 ):
                     self._requested = True
                     _request_exception(self._thread, KeyboardInterrupt)

@@ -26,6 +26,8 @@ _MOST_DISPLAYED = MOST_TEXT - 2**10
 class Outputs:
     """The output of one cell that has not been sent yet, in order.
 
+    See :mod:`dask_flame.core.cell_streams`.
+
     Attributes
     ----------
     thread : int or None
@@ -60,6 +62,17 @@ class Outputs:
                     self._room.wait(0.05)
                     if shield.interrupted():
                         raise KeyboardInterrupt
+
+    def takes(self, thread: int) -> bool:
+        """Return False: a thread without a context is likely to be the application's."""
+        return False
+
+    def no_input(self) -> Exception:
+        """Return the error of a cell that reads from the standard input."""
+        return AttachError(
+            "a cell in an application cannot ask for input; ask in a cell of the notebook, "
+            'for example name = input("name? ")'
+        )
 
     def display(
         self,

@@ -19,13 +19,14 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from dask_flame.attached.application import audit, cells, completion, exits, streams, values
+from dask_flame.attached.application import audit, cells, completion, exits, values
 from dask_flame.attached.application.awaiting import awaited
 from dask_flame.attached.application.display import formatted
 from dask_flame.attached.application.interruption import Work
 from dask_flame.attached.application.outputs import Outputs
 from dask_flame.attached.application.questions import Asked, ask
 from dask_flame.attached.wire import Message
+from dask_flame.core.cell_streams import redirected
 from dask_flame.errors import AttachError
 
 #: Sends an answer, with the bytes of a value. Raises OSError if nobody listens any more.
@@ -281,7 +282,7 @@ class Session:
         @contextlib.contextmanager
         def around() -> Iterator[None]:
             outputs.thread = threading.get_ident()
-            with streams.redirected(outputs), exits.refused():
+            with redirected(outputs), exits.refused():
                 yield
 
         def run() -> tuple[dict[str, Any], bytes]:

@@ -1,23 +1,20 @@
-"""``attach``: the application to which a notebook is attached (driver)."""
+"""The application to which a notebook is attached (driver)."""
 
 from __future__ import annotations
 
 import pickle
-import sys
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
 
-from dask_flame.attached.client.channel import Answer, Answers, Channel, Silent, connected, program
-from dask_flame.attached.client.found import find, listing
+from dask_flame.attached.client.channel import Answer, Answers, Channel, Silent
 from dask_flame.attached.client.looks import Looks
+from dask_flame.attached.client.outcomes import CellOutcome, Completions, outcome
+from dask_flame.attached.client.output import printed
 from dask_flame.attached.looking.values import Stacks
-from dask_flame.attached.places import PORT, check_name
-from dask_flame.attached.wire import SocketWire
-from dask_flame.errors import AttachError, CellError
+from dask_flame.errors import AttachError
 
 #: Called with each output of a cell: ``{"type": "stream", "name": "stdout", "text": …}``,
 #: ``{"type": "display", "data": …, "metadata": …, "transient": …, "update": …}`` or
@@ -25,63 +22,6 @@ from dask_flame.errors import AttachError, CellError
 OnOutput = Callable[[dict[str, Any]], object]
 #: Value of a timeout that is the application's default.
 _DEFAULT = object()
-
-
-@dataclass(frozen=True)
-class CellOutcome:
-    """How a cell has ended.
-
-    Attributes
-    ----------
-    ok : bool
-    value : dict
-        Display data of the last expression's value, by MIME type; empty without a value.
-    metadata : dict
-        Of the display data.
-    error : CellError or None
-    seconds : float
-        How long it has run.
-    number : int
-        Number of the cell in this attachment.
-    """
-
-    ok: bool
-    value: dict[str, Any] = field(default_factory=dict)
-    metadata: dict[str, Any] = field(default_factory=dict)
-    error: CellError | None = None
-    seconds: float = 0.0
-    number: int = 0
-
-
-@dataclass(frozen=True)
-class Completions:
-    """Names that fit at a place in code.
-
-    Attributes
-    ----------
-    matches : tuple of str
-        Each replaces the characters from ``start`` to ``end``.
-    start, end : int
-    types : tuple of str
-        ``function``, ``module``, ``class``, ``instance`` and the like; empty where unknown.
-    signatures : tuple of str
-        Of functions; empty for others.
-    """
-
-    matches: tuple[str, ...]
-    start: int
-    end: int
-    types: tuple[str, ...]
-    signatures: tuple[str, ...]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.matches)
-
-    def __len__(self) -> int:
-        return len(self.matches)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.matches
 
 
 class Application(Looks):
@@ -234,7 +174,7 @@ class Application(Looks):
             The application has refused it, or has ended. An error of the cell is not raised.
         """
         answer, _ = self._run(b"", on_output, timeout, source=source, quiet=quiet)
-        return _outcome(answer)
+        return outcome(answer)
 
     def run(
         self,
@@ -282,9 +222,9 @@ class Application(Looks):
             data = cloudpickle.dumps((code, args, kwargs))
             options["source"] = f"{getattr(code, '__name__', code)}(…)"
         answer, value = self._run(data, None, timeout, **options)
-        outcome = _outcome(answer)
-        if outcome.error is not None:
-            raise outcome.error
+        how = outcome(answer)
+        if how.error is not None:
+            raise how.error
         return pickle.loads(value)
 
     def fetch(self, name: str, *, most: int | None = None) -> Any:
@@ -358,34 +298,6 @@ class Application(Looks):
             answers.close()  # nobody would listen any more
 
 
-def printed(output: dict[str, Any]) -> None:
-    """Show an output of a cell as if it had been made here."""
-    kind = output["type"]
-    if kind == "stream":
-        stream = sys.stderr if output["name"] == "stderr" else sys.stdout
-        stream.write(output["text"])
-        stream.flush()
-        return
-    try:
-        from IPython.core.getipython import get_ipython
-    except ImportError:
-        shell = None
-    else:
-        shell = get_ipython()
-    if shell is None:
-        if kind == "display":
-            print(output["data"].get("text/plain", ""))
-    elif kind == "display":
-        shell.display_pub.publish(
-            output["data"],
-            output["metadata"],
-            transient=output["transient"],
-            update=output["update"],
-        )
-    elif kind == "clear":
-        shell.display_pub.clear_output(wait=output["wait"])
-
-
 def _parts(application: Application, first: Answer, answers: Answers) -> Iterator[Any]:
     with answers:
         answer = first[0]
@@ -393,22 +305,6 @@ def _parts(application: Application, first: Answer, answers: Answers) -> Iterato
             yield answer["answer"]
             answer, _ = answers.next()
     del application  # it detaches when nothing refers to it any more
-
-
-def _outcome(answer: dict[str, Any]) -> CellOutcome:
-    failed = answer.get("error")
-    error = None
-    if failed is not None:
-        kind = type(str(failed["name"]), (CellError,), {"__module__": "builtins"})
-        error = kind(str(failed["name"]), str(failed["value"]), list(failed["traceback"]))
-    return CellOutcome(
-        ok=error is None,
-        value=answer.get("value") or {},
-        metadata=answer.get("metadata") or {},
-        error=error,
-        seconds=float(answer.get("seconds", 0.0)),
-        number=int(answer.get("cell", 0)),
-    )
 
 
 def _seconds(timeout: Any) -> float | None:
@@ -425,63 +321,3 @@ def _seconds(timeout: Any) -> float | None:
     if not seconds > 0:
         raise AttachError(f"timeout={timeout!r} is not positive; write None for no limit")
     return seconds
-
-
-def attach(
-    name: str,
-    *,
-    instance: int | None = None,
-    pod: str | None = None,
-    namespace: str | None = None,
-    context: str | None = None,
-    token: str | None = None,
-    port: int = PORT,
-) -> Application:
-    """Attach to a running application.
-
-    Parameters
-    ----------
-    name : str
-        The name that it is exposed with (:func:`dask_flame.expose`), for an application of this
-        user on this machine; ``"shop@kubernetes"`` for one in a pod.
-    instance : int, optional
-        Process id of one of several instances.
-    pod : str, optional
-        In Kubernetes: the name of the pod. Default: the one that runs with the label
-        ``app.kubernetes.io/name``, or ``app``, of the application.
-    namespace, context : str, optional
-        In Kubernetes: the namespace, and the context of the kubeconfig.
-    token : str, optional
-        In Kubernetes: the token that the application was given. Default: the environment variable
-        ``DASK_FLAME_ATTACH_TOKEN``.
-    port : int, default 8790
-        In Kubernetes: the port of the pod. Further processes of the application have the next ones.
-
-    Returns
-    -------
-    Application
-
-    Raises
-    ------
-    AttachError
-        There is none, or there are several instances; the message lists them.
-    """
-    short, at, place = name.partition("@") if isinstance(name, str) else (name, "", "")
-    if not at:
-        found = find(name, instance)
-        return Application(Channel(SocketWire(connected(found.path)), program()))
-    if place != "kubernetes":
-        raise AttachError(
-            f'{name!r}: an application is on this machine ("{short}") or "{short}@kubernetes"'
-        )
-    # Requires the extra "kubernetes" when it connects.
-    from dask_flame.attached.client.pods import connected_to_pod
-
-    check_name(short)
-    wire = connected_to_pod(
-        short, pod=pod, namespace=namespace, context=context, token=token, port=port
-    )
-    return Application(Channel(wire, program()))
-
-
-applications = listing

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import groupby
 
-from dask_flame.attached.client.application import Application, attach
+from dask_flame.attached.client.application import Application
+from dask_flame.attached.client.attaching import attach
 from dask_flame.attached.client.found import find
 from dask_flame.attached.places import Instance, instances
 

@@ -21,8 +21,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from traitlets import Integer, Unicode
 
 from dask_flame._version import __version__
-from dask_flame.attached.client.application import CellOutcome
 from dask_flame.attached.client.choice import attach_to
+from dask_flame.attached.client.outcomes import CellOutcome
 from dask_flame.attached.client.typed import understood
 from dask_flame.errors import AttachError
 

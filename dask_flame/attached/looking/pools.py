@@ -73,7 +73,7 @@ def pools(process: str = "") -> Pools:
     """
     found = []
     # Not imported: a process that has not imported it has no cluster.
-    module = sys.modules.get("dask_flame.driver.lifecycle")
+    module = sys.modules.get("dask_flame.driver.open_clusters")
     for cluster in [] if module is None else module.open_clusters():
         shown = cluster._repr_html_()
         found.append(Shown(str(cluster.name), repr(cluster), str(shown)))

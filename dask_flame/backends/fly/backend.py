@@ -8,19 +8,23 @@ import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame.backends.base import Backend, BackendContext, RunnerSpec, SchedulerSpec
-from dask_flame.backends.fly import machine, metadata
+from dask_flame.backends.base import Backend
+from dask_flame.backends.fly import connection_files, machine, metadata
 from dask_flame.backends.fly.api.errors import FlyError
+from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection, connect
+from dask_flame.backends.fly.connection_files import SavedConnection
 from dask_flame.backends.fly.death_watch import DeathWatch
 from dask_flame.backends.fly.machine import Site
 from dask_flame.backends.fly.metadata import Identity
 from dask_flame.backends.fly.network import bracketed, own_machine
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.present_driver import mark_text, scheduler_of
 from dask_flame.backends.fly.proxy import find_program
 from dask_flame.backends.fly.removal import remove_cluster
 from dask_flame.backends.fly.runner_machines import RunnerMachines
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
+from dask_flame.backends.specs import BackendContext, RunnerSpec, SchedulerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.errors import BackendError
 
@@ -50,6 +54,7 @@ class FlyBackend(Backend):
     Options: ClassVar[type[BackendOptions]] = FlyOptions
     remote: ClassVar[bool] = True
     disposable: ClassVar[bool] = True
+    adopts: ClassVar[bool] = True
     reaches_loopback: ClassVar[bool] = False
     scheduler_places: ClassVar[frozenset[str]] = frozenset({"driver", "pod"})
     scheduler_place_word: ClassVar[str] = "machine"
@@ -57,7 +62,8 @@ class FlyBackend(Backend):
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
         # Clusters may have the same name; the random part keeps their machines apart.
-        cluster = f"{context.cluster}-{secrets.token_hex(3)}".lower()
+        new = f"{context.cluster}-{secrets.token_hex(3)}".lower()
+        cluster = context.adopts or new
         self._site = Site(
             identity=Identity(cluster, metadata.owner(), metadata.process()), own=own_machine()
         )
@@ -68,6 +74,13 @@ class FlyBackend(Backend):
         self._apart = False
         self._scheduler: SchedulerMachine | None = None
         self._closing: asyncio.Task[None] | None = None
+        # What the first driver has left, if this one takes its cluster over.
+        self._saved = connection_files.read(cluster) if context.adopts else None
+        # Whether what exists is another driver's: while this one is not connected, and once another
+        # one has taken its place.
+        self._left = bool(context.adopts)
+        self._joined = False  # whether the machines say that this is the driver
+        self._was_driver = not context.adopts
 
     # Start
 
@@ -93,7 +106,7 @@ class FlyBackend(Backend):
             )
         self._app = next(iter(apps), None) or self._app
         self._expected = list(specs)
-        if self._machines is not None:
+        if self._machines is not None and not self._left:
             self._want()
 
     def _options(self, spec: RunnerSpec) -> FlyOptions:
@@ -116,6 +129,8 @@ class FlyBackend(Backend):
         if self._closing is not None:
             raise BackendError("the cluster is closed")
         app = self._app or FlyOptions.configured().given.get("app") or ""
+        if self._saved is not None:
+            app = self._saved.app
         place, seat = self._site.own, self.context.scheduler
         if seat == "driver" and not place.address:
             raise BackendError(
@@ -123,7 +138,7 @@ class FlyBackend(Backend):
                 'this one is in none (FLY_PRIVATE_IP is not set); write scheduler="pod" for a '
                 "scheduler in a machine of its own"
             )
-        self._apart = seat == "pod" or not place.address
+        self._apart = seat == "pod" or not place.address or bool(self.context.adopts)
         if self._apart and not self._reach:
             raise BackendError(
                 "this driver is not in Fly's network, so the scheduler is in a machine there, and "
@@ -149,13 +164,20 @@ class FlyBackend(Backend):
         cluster = self._site.identity.cluster
         self._death_watch = DeathWatch(connection, cluster, self.disconnect_grace)
         self._machines = RunnerMachines(connection, self._site, self, self._death_watch)
-        self._want()
+        if self._left:
+            self._machines.leave()
+        else:
+            self._want()
+
+    @property
+    def _with_options(self) -> list[tuple[RunnerSpec, FlyOptions]]:
+        return [(spec, self._options(spec)) for spec in self._expected]
 
     def _want(self) -> None:
         """Tell the reserve which machines to keep."""
         assert self._machines is not None
         reserve = self._machines.reserve
-        reserve.want([(spec, self._options(spec)) for spec in self._expected])
+        reserve.want(self._with_options)
         if reserve.keeps:
             self._death_watch.start()
             # Only in a list does it see that the cluster was stopped while it is idle.
@@ -167,18 +189,122 @@ class FlyBackend(Backend):
         assert self._connection is not None
         assert self._machines is not None
         self._death_watch.start()
+        self._save(spec)
+        scheduler = self._make_scheduler(over)
+        self._machines.watch.wake()
+        return await scheduler.start(spec, FlyOptions(**self._first_options(spec)))
+
+    def _make_scheduler(self, over: Callable[[str], None]) -> SchedulerMachine:
+        assert self._connection is not None
+        assert self._machines is not None
         self._scheduler = SchedulerMachine(
             self._connection, self._site, self._reach, over, self._machines.stop
         )
         self._machines.scheduler = self._scheduler
+        self._scheduler.left = self._left
+        return self._scheduler
+
+    def _save(self, spec: SchedulerSpec) -> None:
+        """Leave what other processes of this user need to connect; the cluster works without it."""
+        assert self._connection is not None
+        if spec.connection is None:
+            return
+        app, reach = self._connection.api.app, self._reach
+        saved = SavedConnection(app=app, reach=reach, connection=spec.connection)
+        try:
+            connection_files.write(self._site.identity.cluster, saved)
+        except OSError as error:
+            logger.warning(
+                "no other process can connect to this cluster: %s cannot be written: %s; set "
+                "XDG_STATE_HOME to a folder of yours",
+                connection_files.path_of(self._site.identity.cluster),
+                error,
+            )
+
+    async def join_scheduler(
+        self, spec: SchedulerSpec, over: Callable[[str], None], *, driver: str
+    ) -> str:
+        assert self._machines is not None
+        scheduler = self._make_scheduler(over)
+        try:
+            async with asyncio.timeout(spec.timeout):
+                address = scheduler.join(spec, await self._take_over(driver))
+        except FlyError as error:
+            raise BackendError(f"{self._id} cannot be taken over: {error}") from None
+        except TimeoutError:
+            raise BackendError(
+                f"{self._id} cannot be taken over: Fly did not answer within "
+                f"flame.scheduler.timeout={spec.timeout:g} s"
+            ) from None
         self._machines.watch.wake()
-        return await self._scheduler.start(spec, FlyOptions(**self._first_options(spec)))
+        return address
+
+    async def _take_over(self, driver: str) -> Machine:
+        """Make the machines say that this is the driver, and return the scheduler's."""
+        assert self._machines is not None
+        assert self._connection is not None
+        api, machines = self._connection.api, self._machines
+        found = scheduler_of(await machines.watch.list_now())
+        if found is None:
+            raise BackendError(f"{self._id} cannot be taken over: its scheduler's machine is gone")
+        # From the mark on, the process beside the earlier driver removes nothing any more.
+        self._death_watch.start(driver)
+        machines.driver = driver
+        mark = mark_text(driver, self._site.identity, api.now)
+        # A driver that still lives sees this before it sees machines that it does not know.
+        await api.set_metadata(found["id"], metadata.DRIVER, mark)
+        self._joined = True
+        there = await machines.watch.list_now()
+        machines.take_over(there, self._with_options)
+        return next((one for one in there if one["id"] == found["id"]), found)
+
+    @property
+    def _id(self) -> str:
+        return self._site.identity.cluster
+
+    def scheduler_connected(self) -> None:
+        if not self._left:
+            return
+        assert self._machines is not None
+        self._left = self._machines.left = False
+        self._was_driver = True
+        if self._scheduler is not None:
+            self._scheduler.left = False
+        self._want()
+        self._machines.watch.wake()
+
+    def leave(self) -> None:
+        self._left = True
+        if self._machines is not None:
+            self._machines.leave()
+
+    async def look_for_successor(self) -> None:
+        if self._connection is None or self._machines is None or self._scheduler is None:
+            return
+        id = self._scheduler.id
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN):
+                found = await self._connection.api.get(id)
+        except (FlyError, TimeoutError) as error:
+            if isinstance(error, FlyError) and error.gone:
+                return  # a cluster whose scheduler is gone has no other driver
+            logger.warning(
+                "whether another process has become the driver of %s is not known (%s), so nothing "
+                "of it is removed; it ends by itself disconnect_grace after its driver",
+                self._id,
+                error if str(error) else f"no answer within {_CLOSE_WITHIN:g} s",
+            )
+            self.leave()
+            return
+        self._machines.look_for_successor({id: found})
 
     @property
     def _reach(self) -> str:
         """How the driver reaches a scheduler in a machine; empty if nobody has said."""
         if self._site.own.address:
             return "wireguard"  # it is in the same network
+        if self._saved is not None:
+            return self._saved.reach
         options = [self._options(spec) for spec in self._expected[:1]]
         given = options[0] if options else FlyOptions.configured()
         return getattr(given, "reach", None) or ""
@@ -265,6 +391,9 @@ class FlyBackend(Backend):
         had_any = bool(machines.runners) or machines.reserve.keeps or machines.lost_any
         had_any = had_any or self._scheduler is not None
         await machines.reserve.close()
+        if self._left:
+            await self._leave_machines(machines)
+            return
         failed = await _within_limit(self._end_all(), within)
         unsure = await machines.close_making()
         if self._death_watch.started:
@@ -279,9 +408,22 @@ class FlyBackend(Backend):
                 self._site.identity.cluster,
                 failed,
             )
+        if not (failed or unsure):
+            connection_files.remove(self._id)
         await self._death_watch.close(
             all_gone=not (failed or unsure), none_known=not (failed and had_any)
         )
+
+    async def _leave_machines(self, machines: RunnerMachines) -> None:
+        """End what this process does with the machines of another driver."""
+        if self._scheduler is not None:
+            await self._scheduler.close(leave=True)
+        await machines.close_making()
+        await machines.close()
+        # If this process could not connect, and the machines say that it is the driver, the process
+        # beside it removes what is left after the grace, unless another one takes over.
+        gone = not self._joined or self._was_driver
+        await self._death_watch.close(all_gone=gone, none_known=gone)
 
     async def _end_all(self) -> None:
         if self._scheduler is not None:

@@ -50,16 +50,25 @@ class DeathWatch:
             "token": connection.token.value,
             "cluster": cluster,
             "grace": grace,
+            "driver": "",
         }
 
     def __repr__(self) -> str:
         return f"<DeathWatch of {self._config['cluster']}>"
 
-    def start(self) -> None:
-        """Start the process, unless it was."""
+    def start(self, driver: str = "") -> None:
+        """Start the process, unless it was.
+
+        Parameters
+        ----------
+        driver : str, optional
+            The id of this driver, if it takes a cluster over. The process removes nothing of a
+            cluster that another driver has taken over.
+        """
         if self.started:
             return
         self.started = True
+        self._config["driver"] = driver
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "dask_flame.backends.fly.watchdog"],

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 
+from dask_flame.backends.fly import connection_files
 from dask_flame.backends.fly.api.client import FlyApi, metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
@@ -26,15 +27,20 @@ from dask_flame.backends.fly.metadata import (
 from dask_flame.backends.fly.network import own_machine
 from dask_flame.backends.fly.options import FlyOptions, check_app
 from dask_flame.backends.fly.orphans import Observer, alive, time_of, why_orphan
+from dask_flame.backends.fly.present_driver import present, scheduler_of, taken_over_at
+from dask_flame.backends.fly.proxy import FlyProxy
 from dask_flame.backends.fly.removal import destroy
+from dask_flame.backends.fly.scheduler_machine import client_address, private_name
 from dask_flame.backends.fly.watch import QUIET
 from dask_flame.backends.inspector import (
     ClusterListing,
+    Entrance,
     Inspector,
     Orphan,
     lasting_orphans,
     stop_outcome,
 )
+from dask_flame.core.redaction import hide
 from dask_flame.errors import BackendError, PoolError
 
 #: Seconds for machines that have lost their drivers to end by themselves.
@@ -90,6 +96,7 @@ class FlyInspector(Inspector):
             lives = self._lives(machines, observer)
             orphaned = [m for m in machines if self._why(m, lives)]
             found.append(listing(id, machines, orphaned, lives))
+        connection_files.remove_old(self._api.app, everything)
         return sorted(found, key=lambda c: (c.started or 0, c.id))
 
     async def logs(self, cluster: ClusterListing, *, lines: int) -> Mapping[str, str]:
@@ -120,6 +127,24 @@ class FlyInspector(Inspector):
             names = ", ".join(f"machine {machine['id']}" for machine in left)
             raise BackendError(f"not all of {cluster.id} is gone after {within:g} s: {names}")
         return stop_outcome(cluster, told=told)
+
+    async def enter(self, cluster: ClusterListing) -> Entrance:
+        saved = connection_files.read(cluster.id)
+        if saved is None:
+            raise BackendError(_no_entrance(cluster))
+        hide(saved.connection.secrets)
+        found = scheduler_of(await self._of(cluster.id))
+        if found is None:
+            raise BackendError(f"{cluster.id} has no scheduler any more: it is about to end")
+        reach = "wireguard" if own_machine().address else saved.reach
+        connection = saved.connection
+        address = client_address(self._api.app, found, cluster.id, connection.port, reach)
+        if address:
+            return Entrance(address=f"tls://{address}", connection=connection, close=_nothing)
+        host = private_name(self._api.app, found["id"])
+        proxy = FlyProxy(self._connection, host, connection.port)
+        port = await proxy.start()
+        return Entrance(address=f"tls://127.0.0.1:{port}", connection=connection, close=proxy.close)
 
     async def orphans(self) -> list[Orphan]:
         # A runner ends by itself when it has lost its scheduler.
@@ -161,9 +186,16 @@ class FlyInspector(Inspector):
         return found
 
     def _lives(self, machines: Sequence[Machine], observer: Observer) -> bool | None:
-        """Return whether the driver of a cluster lives; None if that is not known."""
-        since = min(time_of(machine, "created_at") for machine in machines)
-        lives = observer.driver_lives(metadata_of(machines[0]), since)
+        """Return whether the driver of a cluster lives; None if that is not known.
+
+        It is not if a scheduler's machine runs, which outlives its driver by the grace: another
+        process may take over.
+        """
+        created = min(time_of(machine, "created_at") for machine in machines)
+        since = max(created, taken_over_at(machines))
+        lives = observer.driver_lives(present(machines), since)
+        if lives is False and scheduler_of(machines) is not None:
+            return None
         if lives is None and alive(machines, time.time()):
             return True
         return lives
@@ -233,6 +265,19 @@ class FlyInspector(Inspector):
 
         gone = await asyncio.gather(*map(one, ids))
         return {id for id, ended in zip(ids, gone, strict=True) if not ended}
+
+
+def _no_entrance(cluster: ClusterListing) -> str:
+    return (
+        f"this process cannot connect to {cluster.id}: there is no file "
+        f"{connection_files.path_of(cluster.id)}. Its driver, {cluster.driver}, leaves that for "
+        "the same user on the same machine, if the scheduler is in a machine of Fly; call "
+        'connect() there. With the scheduler in the driver, write FlameCluster(scheduler="pod")'
+    )
+
+
+async def _nothing() -> None:
+    """Close nothing."""
 
 
 def _checked(app: str) -> str:

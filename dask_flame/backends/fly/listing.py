@@ -17,6 +17,7 @@ from dask_flame.backends.fly.metadata import (
     STOPPED,
 )
 from dask_flame.backends.fly.orphans import time_of
+from dask_flame.backends.fly.present_driver import present
 from dask_flame.backends.inspector import ClusterListing, RunnerListing
 
 
@@ -39,14 +40,15 @@ def listing(
     runners = [_runner(m) for m in machines if metadata_of(m).get(COMPONENT) != SCHEDULER]
     # Runners first, then the reserve; each as it is numbered.
     runners.sort(key=lambda r: (r.state.startswith(RESERVE), r.pool, len(r.name), r.name))
-    owners = [metadata_of(machine).get(OWNER, "") for machine in machines]
+    first = next(filter(None, (metadata_of(machine).get(OWNER, "") for machine in machines)), "")
     return ClusterListing(
         id=id,
         name=id.rpartition("-")[0] or id,
         state=_state(machines, orphaned, lives),
-        driver=next(filter(None, owners), "?"),
+        driver=present(machines).get(OWNER) or "?",
         started=min(time_of(machine, "created_at") for machine in machines),
         runners=tuple(runners),
+        made_by="" if first.startswith("fly@") else first.rpartition(":")[0],
     )
 
 

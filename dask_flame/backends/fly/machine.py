@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.environment import KNOWN, usual_environment
 from dask_flame.backends.fly import metadata
 from dask_flame.backends.fly.api.types import CreateRequest, File, MachineConfig
@@ -19,6 +18,7 @@ from dask_flame.backends.fly.metadata import Identity, machine_name
 from dask_flame.backends.fly.network import OwnMachine
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
+from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 from dask_flame.errors import PoolError
 
 #: Where a machine finds its launch configuration. It is a file, because the environment of a

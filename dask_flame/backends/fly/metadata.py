@@ -25,6 +25,9 @@ KIND = "dask_flame_kind"
 OWNER = "dask_flame_owner"
 #: The driver's process, as only an observer of the same computer can find it: see :func:`process`.
 PROCESS = "dask_flame_process"
+#: On the machine of a scheduler: the process that has become the driver, see
+#: :mod:`dask_flame.backends.fly.present_driver`.
+DRIVER = "dask_flame_driver"
 #: Unix time at which the driver last said that it lives; on machines of the reserve alone.
 ALIVE = "dask_flame_alive"
 #: Set by ``dask flame stop``, on any machine of the cluster.

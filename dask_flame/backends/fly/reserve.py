@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.fly import machine
 from dask_flame.backends.fly.api.client import Creation, FlyApi
 from dask_flame.backends.fly.api.errors import FlyError
@@ -19,6 +18,7 @@ from dask_flame.backends.fly.metadata import ALIVE, ALIVE_EVERY, CLUSTER
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.fly.runner import Runner
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.backoff import Backoff
 
 logger = logging.getLogger("dask_flame")

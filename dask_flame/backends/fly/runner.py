@@ -6,9 +6,9 @@ import asyncio
 import time
 from dataclasses import dataclass, field
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.fly.api.client import Creation
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.specs import RunnerSpec
 
 
 @dataclass(eq=False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
-from dask_flame.backends.base import Ended, RunnerSpec
 from dask_flame.backends.fly import machine, metadata
 from dask_flame.backends.fly.api.client import metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
@@ -18,9 +18,18 @@ from dask_flame.backends.fly.creation_news import CreationNews
 from dask_flame.backends.fly.death_watch import DeathWatch
 from dask_flame.backends.fly.machine import Site
 from dask_flame.backends.fly.machine_state import GONE, ended_well, has_ended, is_gone, why_ended
-from dask_flame.backends.fly.metadata import CLUSTER, COMPONENT, NAME, STOPPED
+from dask_flame.backends.fly.metadata import (
+    CLUSTER,
+    COMPONENT,
+    KIND,
+    NAME,
+    POOL,
+    PROCESS,
+    STOPPED,
+)
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
+from dask_flame.backends.fly.present_driver import mark_in
 from dask_flame.backends.fly.refusals import beyond_limit, is_final, refusal
 from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.fly.reserve import Reserve
@@ -28,6 +37,7 @@ from dask_flame.backends.fly.runner import Runner
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
 from dask_flame.backends.fly.watch import MachineWatch
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.errors import BackendError, PoolError
 
 logger = logging.getLogger("dask_flame")
@@ -36,6 +46,7 @@ logger = logging.getLogger("dask_flame")
 _OVERDUE = 10.0
 #: Seconds for which machines are listed after the answer to a creation was lost for good.
 _LINGER = 60.0
+_LEFT = "another process has become the driver"
 _STOPPED = "the cluster was stopped with `dask flame stop`"
 
 
@@ -46,6 +57,7 @@ class Reports(Protocol):
     def progress(self, name: str, step: str) -> None: ...
     def trouble(self, name: str, why: str) -> None: ...
     def stopped(self, why: str) -> None: ...
+    def replaced(self, why: str) -> None: ...
 
 
 class RunnerMachines:
@@ -72,6 +84,10 @@ class RunnerMachines:
         Whether the answer to a creation was lost for good, so that its machine may exist.
     why_stopped : str
         Why no runners are booted any more; empty if they are.
+    left : bool
+        Whether the machines are another driver's: then nothing is made and nothing destroyed.
+    driver : str
+        The id of this driver, if it has taken the cluster over.
     """
 
     def __init__(
@@ -93,6 +109,11 @@ class RunnerMachines:
         self.scheduler: SchedulerMachine | None = None
         self.lost_any = False
         self.why_stopped = ""
+        self.left = False
+        self.driver = ""
+        #: Drivers, as `metadata.PROCESS`, whose machines this one destroys if nobody waits for
+        #: them. Those of a later driver are not among them.
+        self._processes = {site.identity.process}
         self.watch: MachineWatch[Runner] = MachineWatch(
             api,
             site.identity.cluster,
@@ -106,6 +127,56 @@ class RunnerMachines:
         """Accept a runner, and begin to make its machine."""
         runner = self.runners[spec.name] = Runner(spec, options)
         runner.making = asyncio.create_task(self._make(runner))
+
+    def take_over(
+        self, found: Sequence[Machine], expected: Sequence[tuple[RunnerSpec, FlyOptions]]
+    ) -> None:
+        """Know the machines that earlier drivers have created as runners of this one.
+
+        Parameters
+        ----------
+        found : sequence of Machine
+            All machines of the cluster.
+        expected : sequence of tuple
+            A runner of each pool, and its options.
+        """
+        for there in found:
+            own = metadata_of(there)
+            self._processes.add(own.get(PROCESS, ""))
+            name, pool = own.get(NAME, ""), own.get(POOL, "")
+            if own.get(COMPONENT) != metadata.RUNNER or not name or is_gone(there):
+                continue
+            spec, options = next((e for e in expected if e[0].pool == pool), expected[0])
+            known = replace(spec, name=name, pool=pool, kind=own.get(KIND, ""))
+            runner = Runner(known, options)
+            runner.machine, runner.since = there["id"], time.monotonic()
+            self.runners[name] = runner
+            self.output.runs_in(name, runner.machine)
+
+    def leave(self) -> None:
+        """Leave all machines to another driver."""
+        self.left = True
+        if self.scheduler is not None:
+            self.scheduler.left = True
+
+    def look_for_successor(self, found: Mapping[str, Machine]) -> bool:
+        """Report another process that has become the driver; return whether there is one.
+
+        Parameters
+        ----------
+        found : mapping of str to Machine
+            Machines of the cluster, by id; the scheduler's may be among them.
+        """
+        if self.scheduler is None or (there := found.get(self.scheduler.id)) is None:
+            return False
+        mark = mark_in(metadata_of(there))
+        if not mark.id or mark.id == self.driver:
+            return False
+        if not self.left:
+            self._reports.replaced(
+                f"another process has become the driver of this cluster: {mark.owner}"
+            )
+        return True
 
     async def list_names(self) -> set[str]:
         """Return the names of the runners that exist.
@@ -130,8 +201,8 @@ class RunnerMachines:
         """Take a machine from the reserve, or create one; report a refusal as the runner's end."""
         name = runner.spec.name
         try:
-            if self.why_stopped:
-                raise BackendError(self.why_stopped)
+            if self.why_stopped or self.left:
+                raise BackendError(self.why_stopped or _LEFT)
             self.death_watch.start()
             body = machine.runner(runner.spec, runner.options, self._site)
             if not await self.reserve.give(runner, body):
@@ -192,6 +263,11 @@ class RunnerMachines:
 
     def _seen(self, machines: list[Machine], known: frozenset[Runner]) -> None:
         by_id = {found["id"]: found for found in machines}
+        if self.look_for_successor(by_id) or self.left:
+            # Runners that another driver has booted are no strays.
+            if self.scheduler is not None:
+                self.scheduler.seen(by_id)
+            return
         for found in machines:
             own = metadata_of(found)
             if STOPPED in own:
@@ -238,6 +314,8 @@ class RunnerMachines:
             # While its answer has not come, the machine may be the one that is being created.
             wanted = runner is not None and runner.machine in ("", id)
             wanted = wanted or self.reserve.owns(id)
+        # In a list that is behind, the mark of a later driver may be missing.
+        wanted = wanted or own.get(PROCESS, "") not in {"", *self._processes}
         if not wanted and id not in self._strays:
             self._strays.add(id)
             self.start(self._remove(id))
@@ -268,7 +346,7 @@ class RunnerMachines:
                 back = self.reserve.takes(runner, found)
             else:
                 back = False
-            if not back:
+            if not back and not self.left:
                 await destroy(self._api, runner.machine)
             output = "" if runner.ending else await self.output.last_words(name)
         except FlyError as error:
@@ -309,8 +387,8 @@ class RunnerMachines:
             await asyncio.wait([making])
         if runner.gone.is_set():
             return
-        if not runner.machine:
-            self.over(name, "it was not needed any more")
+        if not runner.machine or self.left:
+            self.over(name, _LEFT if self.left else "it was not needed any more")
             return
         if grace and runner.started and await self._ends_by_itself(runner, grace):
             return
@@ -334,6 +412,8 @@ class RunnerMachines:
         return True
 
     async def _remove(self, id: str) -> None:
+        if self.left:
+            return
         try:
             await destroy(self._api, id)
         except FlyError as error:

@@ -7,7 +7,6 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
-from dask_flame.backends.base import SchedulerSpec
 from dask_flame.backends.fly import machine
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
@@ -20,6 +19,7 @@ from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
 from dask_flame.backends.fly.proxy import FlyProxy
 from dask_flame.backends.fly.removal import destroy
+from dask_flame.backends.specs import SchedulerSpec
 from dask_flame.errors import PRINTED, BackendError
 
 logger = logging.getLogger("dask_flame")
@@ -42,6 +42,12 @@ class SchedulerMachine:
         Called with the reason when the machine has ended, unless :meth:`close` was called before.
     stopped : callable
         Called before `over`, if someone else has destroyed the machine.
+
+    Attributes
+    ----------
+    starting : bool
+    left : bool
+        Whether it is another driver's.
     """
 
     def __init__(
@@ -59,11 +65,12 @@ class SchedulerMachine:
         self._over = over
         self._stopped = stopped
         self._output = MachineOutput(self._api)
-        self._id = self._address = ""
+        self._id = ""
         self._proxies: list[FlyProxy] = []
         self._burying: asyncio.Task[None] | None = None
         self._closed = False
         self.starting = True
+        self.left = False
 
     async def start(self, spec: SchedulerSpec, options: FlyOptions) -> str:
         """Create the machine; return once its process has started.
@@ -101,14 +108,23 @@ class SchedulerMachine:
                 f"{spec.timeout:g} s"
             ) from None
         self.starting = False
-        self._address = found.get("private_ip", "")
-        if public:
-            host = FlyOptions.setting("public-address") or f"{self._api.app}.fly.dev"
-            port = machine.public_port(self._site.identity.cluster)
-            return f"{bracketed(host)}:{port}"
-        if self._reach == "wireguard":
-            return f"{bracketed(self._address)}:{spec.port}"
-        return ""
+        return self._address(found, spec)
+
+    def join(self, spec: SchedulerSpec, found: Machine) -> str:
+        """Use the machine that an earlier driver has created; see :meth:`start`."""
+        self._id = found["id"]
+        self._output.runs_in(_NAME, self._id)
+        self.starting = False
+        return self._address(found, spec)
+
+    def _address(self, found: Machine, spec: SchedulerSpec) -> str:
+        cluster = self._site.identity.cluster
+        return client_address(self._api.app, found, cluster, spec.port, self._reach)
+
+    @property
+    def id(self) -> str:
+        """The machine's id; empty if there is none yet."""
+        return self._id
 
     async def _started(self, made: Machine) -> Machine:
         """Return the machine once its process has started.
@@ -135,8 +151,7 @@ class SchedulerMachine:
 
     async def reach(self, port: int, at: int) -> int:
         """See :meth:`dask_flame.backends.Backend.reach`."""
-        host = f"{self._id}.vm.{self._api.app}.internal"
-        proxy = FlyProxy(self._connection, host, port)
+        proxy = FlyProxy(self._connection, private_name(self._api.app, self._id), port)
         self._proxies.append(proxy)
         return await proxy.start(at)
 
@@ -171,12 +186,13 @@ class SchedulerMachine:
             self._stopped(_DELETED)
         if printed := (await self._output.last_words(_NAME)).strip():
             why += PRINTED + printed
-        with contextlib.suppress(FlyError):
-            await destroy(self._api, self._id)
+        if not self.left:
+            with contextlib.suppress(FlyError):
+                await destroy(self._api, self._id)
         self._over(why)
 
-    async def close(self) -> None:
-        """End all connections, and the machine.
+    async def close(self, *, leave: bool = False) -> None:
+        """End all connections, and the machine, unless it is left to another driver.
 
         Raises
         ------
@@ -189,5 +205,32 @@ class SchedulerMachine:
         if self._burying is not None:
             self._burying.cancel()
             await asyncio.gather(self._burying, return_exceptions=True)
-        if self._id:
+        if self._id and not leave:
             await destroy(self._api, self._id)
+
+
+def private_name(app: str, id: str) -> str:
+    """Return the name of a machine in the private network of its organization."""
+    return f"{id}.vm.{app}.internal"
+
+
+def client_address(app: str, found: Machine, cluster: str, port: int, reach: str) -> str:
+    """Return host and port of a scheduler for Clients; empty if they connect through a proxy.
+
+    Parameters
+    ----------
+    app : str
+    found : Machine
+        The scheduler's machine, which runs.
+    cluster : str
+        The cluster's id.
+    port : int
+        The scheduler's port in its machine.
+    reach : {"proxy", "wireguard", "public"}
+    """
+    if reach == "public":
+        host = FlyOptions.setting("public-address") or f"{app}.fly.dev"
+        return f"{bracketed(host)}:{machine.public_port(cluster)}"
+    if reach == "wireguard":
+        return f"{bracketed(found.get('private_ip', ''))}:{port}"
+    return ""

@@ -18,6 +18,9 @@ from typing import Any
 #: Seconds for which it tries to remove machines, between two attempts, and for which none must
 #: have been there: one may still be created by a request of the driver's.
 _PATIENCE, _AGAIN, _QUIET = 900.0, 5.0, 60.0
+#: Seconds beyond the grace for which a scheduler's machine may run: another process may be about to
+#: become the driver, or the scheduler waits for its runners to end.
+_SCHEDULER_WITHIN = 180.0
 
 
 def main() -> None:
@@ -41,6 +44,9 @@ def main() -> None:
 async def _remove(config: dict[str, Any], *, none_left: bool) -> None:
     """Remove the machines of a reserve at once, and all others after the grace.
 
+    Nothing is removed of a cluster that another process has taken over: that has a watchdog of its
+    own.
+
     Parameters
     ----------
     config : dict
@@ -50,27 +56,37 @@ async def _remove(config: dict[str, Any], *, none_left: bool) -> None:
     """
     import asyncio
 
+    from dask_flame.backends.fly import connection_files
     from dask_flame.backends.fly.api.client import FlyApi, metadata_of
     from dask_flame.backends.fly.api.credentials import Token
     from dask_flame.backends.fly.api.errors import FlyError
     from dask_flame.backends.fly.api.pace import Pace
     from dask_flame.backends.fly.metadata import CLUSTER, COMPONENT, RESERVE
+    from dask_flame.backends.fly.present_driver import mark_in, scheduler_of
     from dask_flame.backends.fly.removal import destroy, remove_cluster
 
     token, cluster = Token(config["token"]), config["cluster"]
     api = FlyApi(config["app"], token, config["base"], config["logs"], pace=Pace(config["factor"]))
     begun = quiet = time.monotonic()
     empty_for = min(_QUIET, config["grace"] + _AGAIN)
+    overdue = begun + config["grace"]
+    last = overdue + _SCHEDULER_WITHIN
     try:
-        while time.monotonic() < (quiet + 2 * empty_for if none_left else begun + _PATIENCE):
+        while time.monotonic() < (quiet + 2 * empty_for if none_left else last + _PATIENCE):
             try:
                 found = await api.list_machines({CLUSTER: cluster})
                 none_left = not found
+                scheduler = scheduler_of(found)
+                if scheduler is not None:
+                    mark = mark_in(metadata_of(scheduler))
+                    if mark.id != config["driver"]:
+                        return
                 if found:
                     quiet = time.monotonic()
                 elif time.monotonic() > quiet + empty_for:
+                    connection_files.remove(cluster)
                     return
-                if time.monotonic() > begun + config["grace"]:
+                if time.monotonic() > (overdue if scheduler is None else last):
                     await remove_cluster(api, cluster)
                 else:
                     for machine in found:

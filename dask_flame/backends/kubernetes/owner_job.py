@@ -11,7 +11,6 @@ from typing import Any
 
 from distributed.comm import get_address_host_port
 
-from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.api.client import (
     JOBS,
     POLICIES,
@@ -28,6 +27,7 @@ from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import watchdog_problem
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 
 logger = logging.getLogger("dask_flame")
 

@@ -8,12 +8,12 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dask_flame.backends.base import SchedulerSpec
 from dask_flame.backends.kubernetes.api.client import SERVICES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from dask_flame.backends.kubernetes.objects import pod_status
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
+from dask_flame.backends.specs import SchedulerSpec
 from dask_flame.errors import PRINTED, BackendError
 
 logger = logging.getLogger("dask_flame")

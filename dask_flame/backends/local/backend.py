@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import dask.config
 
-from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
+from dask_flame.backends.base import Backend
 from dask_flame.backends.environment import DASHBOARD_TOKEN
 from dask_flame.backends.local.connection_file import write_connection
 from dask_flame.backends.local.exit_reasons import ExitReasons, out_of_memory
@@ -32,6 +32,7 @@ from dask_flame.backends.local.result_folder import DriverFolder
 from dask_flame.backends.local.runner_kinds import RunnerKinds
 from dask_flame.backends.local.sampling_intervals import interval_factor
 from dask_flame.backends.local.supervisor.control_signals import STOPPED
+from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.folder_locks import lock

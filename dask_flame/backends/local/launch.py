@@ -8,11 +8,11 @@ from typing import Any
 
 import dask.config
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.local.runner_kinds import kind
 from dask_flame.backends.local.sampling_intervals import lengthen_intervals
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.process_settings import import_path, main_program
 from dask_flame.core.rate_limit import Limits
 

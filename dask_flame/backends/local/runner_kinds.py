@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import DASHBOARD_TOKEN, threads, usual_environment
 from dask_flame.backends.local.options import LocalOptions
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.core.process_settings import HASH_SEED, import_path
 from dask_flame.runner.devices import VISIBLE
 

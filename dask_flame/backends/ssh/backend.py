@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dask_flame.backends.base import Backend, BackendContext, Ended, RunnerSpec
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.backends.ssh import comm
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.launch import Kinds, launch_config, need, shown

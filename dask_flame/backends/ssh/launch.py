@@ -9,9 +9,9 @@ from typing import Any
 
 import dask.config
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import threads, usual_environment
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh.claims import Capacity, Need
 from dask_flame.backends.ssh.hosts import HostSpec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh.claims import Capacity, Need, Taken
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.launch import need

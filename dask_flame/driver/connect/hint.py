@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from dask_flame.backends.base import Backend
 from dask_flame.backends.registry import find_backend
 from dask_flame.core import config
 from dask_flame.core.connection import this_user
@@ -20,6 +21,17 @@ logger = logging.getLogger("dask_flame")
 _WITHIN, _EACH = 30.0, 10.0
 #: Maximum number of clusters to ask.
 _MOST = 5
+
+
+@contextlib.asynccontextmanager
+async def reporting_left(backend: Backend) -> AsyncIterator[None]:
+    """Look for clusters of this backend that can be adopted, beside what happens inside."""
+    looking = asyncio.ensure_future(report_left(backend.name, backend.context.places))
+    try:
+        yield
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
 
 
 async def report_left(backend: Any, where: Mapping[str, str]) -> None:

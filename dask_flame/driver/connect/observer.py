@@ -38,6 +38,7 @@ _CHANGING = (
     "unpublish_dataset",
     "set_metadata",
     "log_event",
+    "benchmark_hardware",
     "get_executor",
 )
 

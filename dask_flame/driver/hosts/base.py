@@ -9,7 +9,8 @@ from typing import Protocol
 
 from distributed import Security
 
-from dask_flame.backends.base import Backend, Ended, RunnerSpec
+from dask_flame.backends.base import Backend
+from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.core.budget import Budget
 from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.pool import Pool

@@ -16,7 +16,7 @@ import dask.config
 from distributed import SchedulerPlugin
 from distributed.deploy.cluster import Cluster
 
-from dask_flame.backends.base import Ended
+from dask_flame.backends.specs import Ended
 from dask_flame.comm.addresses import HOST, SCHEME
 from dask_flame.comm.backend import register
 from dask_flame.core.accept_backoff import accept_patiently

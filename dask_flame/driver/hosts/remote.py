@@ -19,7 +19,7 @@ from distributed.comm import Comm, connect
 from distributed.protocol import pickle
 
 from dask_flame._version import __version__
-from dask_flame.backends.base import Ended, SchedulerSpec
+from dask_flame.backends.specs import Ended, SchedulerSpec
 from dask_flame.core import config, python_versions
 from dask_flame.core.backoff import Backoff
 from dask_flame.core.budget import Budget
@@ -31,7 +31,7 @@ from dask_flame.core.option_checks import cpus, seconds, size
 from dask_flame.core.pool import Pool, known_option
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.core.tunnel import TunnelEntry
-from dask_flame.driver.certificates import inline
+from dask_flame.driver.certificates import inlined
 from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.hosts.known_runs import KnownRuns
 from dask_flame.driver.hosts.replication import SchedulerProxy
@@ -173,7 +173,7 @@ class RemoteScheduler:
         if self._adopted is None:
             self._id = secrets.token_hex(8)
             self._connection = ConnectionInfo(
-                security=inline(parts.security),
+                security=inlined(parts.security),
                 port=int(config.get("scheduler.port")),
                 dashboard_port=int(config.get("scheduler.dashboard-port")),
                 service=config.get("scheduler.service") or "",
@@ -188,7 +188,7 @@ class RemoteScheduler:
         self._launch_config: dict[str, Any] = {
             "grace": parts.disconnect_grace,
             "silence": silence,
-            "security": inline(parts.security),
+            "security": inlined(parts.security),
             # A file that only this pod reads, of which nothing is shown.
             "config": with_dashboard_token(settings(), parts.dashboard_token),
             "listening": {"port": self._port},
@@ -411,7 +411,11 @@ class RemoteScheduler:
         """Handle the loss of this cluster to another driver: end nothing of it any more."""
         self._owns = False
         self._parts.backend.leave()
-        self._over(f"{why}; it has this cluster now, and this process does not", "lost")
+        self._over(
+            f"{why}; it has this cluster now, and this process does not; to look at it, write "
+            f'dask_flame.connect("{self._parts.name}")',
+            "lost",
+        )
 
     def _ended(self, why: str) -> None:
         """Handle an unexpected end of the scheduler's process."""

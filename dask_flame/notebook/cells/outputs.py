@@ -11,6 +11,7 @@ from typing import Any
 from distributed import Worker
 
 from dask_flame.core.output_limit import OutputLimit
+from dask_flame.errors import FlameError
 
 #: Seconds for which printed text is collected before it is sent.
 _INTERVAL = 0.05
@@ -20,10 +21,14 @@ _MAX_UNSENT = 256 * 1024
 _MAX_BLOCK = 5.0
 #: Maximum seconds for which the beginning of a cell waits for the scheduler's answer.
 _MAX_BEGIN = 5.0
+_NO_INPUT = (
+    "a cell on a runner cannot ask for input; ask in a cell of the notebook before it, for example "
+    'name = input("name? "), and use the name here'
+)
 
 
 class Outputs:
-    """Sends the output of one cell, in order.
+    """Sends the output of one cell, in order; see :mod:`dask_flame.core.cell_streams`.
 
     Parameters
     ----------
@@ -33,6 +38,9 @@ class Outputs:
     cell : str
         Key of the cell, included in each event.
     """
+
+    #: Threads that the cell has started may print after its end.
+    closed = False
 
     def __init__(self, worker: Worker, topic: str, cell: str) -> None:
         self.worker = worker
@@ -79,6 +87,14 @@ class Outputs:
                 # Wait in short intervals, because an interrupt is delivered only between them.
                 while self._size > _MAX_UNSENT and time.monotonic() < deadline:
                     self._room.wait(0.05)
+
+    def takes(self, thread: int) -> bool:
+        """Return whether the output of a thread without a context is this cell's."""
+        return thread != self.worker.thread_id and thread not in self.worker.active_threads
+
+    def no_input(self) -> Exception:
+        """Return the error of a cell that reads from the standard input."""
+        return FlameError(_NO_INPUT)
 
     def add(self, what: str, *details: Any) -> None:
         """Add an item other than text and displays."""

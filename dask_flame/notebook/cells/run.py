@@ -20,11 +20,11 @@ import cloudpickle
 import tblib.pickling_support
 from distributed import get_worker
 
+from dask_flame.core.cell_streams import redirected
 from dask_flame.errors import FlameError
 from dask_flame.notebook.cells import tracebacks
 from dask_flame.notebook.cells.names import FLAGS
 from dask_flame.notebook.cells.outputs import Outputs
-from dask_flame.notebook.cells.streams import gathered
 from dask_flame.notebook.cells.transfer import Parcel, pack, reason, unpack
 from dask_flame.notebook.cells.widgets import draw_bars_as_text, without_views
 from dask_flame.runner import main_module
@@ -132,7 +132,7 @@ def run_cell(packed: bytes) -> bytes:
         # Before the cell's names are unpickled, which may be such bars.
         draw_bars_as_text()
     try:
-        with gathered(outputs):
+        with redirected(outputs):
             outcome = _run(order, namespace)
     finally:
         outputs.finish()

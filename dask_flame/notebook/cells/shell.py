@@ -16,7 +16,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from dask_flame.notebook.cells.streams import current
+from dask_flame.core.cell_streams import current
+from dask_flame.notebook.cells.outputs import Outputs
 from dask_flame.notebook.cells.widgets import NOTE, without_views
 
 _INLINE = "module://matplotlib_inline.backend_inline"
@@ -38,7 +39,7 @@ class CellPublisher(DisplayPublisher):
         update: bool = False,
         **kwargs: Any,
     ) -> None:
-        outputs = current()
+        outputs = current(Outputs)
         if outputs is not None:
             shown = without_views(data)
             if shown is not data:
@@ -46,7 +47,7 @@ class CellPublisher(DisplayPublisher):
             outputs.display(shown, metadata or {}, transient or {}, update=update)
 
     def clear_output(self, wait: bool = False) -> None:
-        outputs = current()
+        outputs = current(Outputs)
         if outputs is not None:
             outputs.add("clear", wait)
 

@@ -8,6 +8,7 @@ from typing import Any
 from dask.typing import Key
 from distributed import Client, Future
 
+from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import STOP
 from dask_flame.core.option_checks import shown, yes_or_no
 from dask_flame.core.terminal_text import plain
@@ -40,7 +41,8 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = 
     Raises
     ------
     FlameError
-        The futures belong to more than one client, or the cluster has no :class:`Reports` plugin.
+        The futures belong to more than one client, or to one that only observes; or the cluster
+        has no :class:`Reports` plugin.
     TypeError
         `futures` contains something other than futures.
     PoolError
@@ -82,12 +84,14 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = 
         how = f"{how} {reason}"
     if client is None:
         return None
+    if is_observer(client.id):
+        raise FlameError(f"stop() {ONLY_LOOKS}")
     keys = [future.key for future in given if future.status == "pending"]
     return client.sync(_stop, client, keys, how)
 
 
 async def _stop(client: Client, keys: list[Key], how: str) -> None:
-    if keys and await getattr(client.scheduler, STOP)(keys=keys, how=how) is None:
+    if keys and await getattr(client.scheduler, STOP)(keys=keys, how=how, client=client.id) is None:
         raise FlameError(
             "this cluster has no Reports plugin, so calls cannot be stopped at their reports; "
             "write client.register_plugin(dask_flame.Reports())"

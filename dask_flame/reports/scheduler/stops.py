@@ -10,8 +10,9 @@ from distributed import Scheduler
 from distributed.protocol import pickle
 from distributed.scheduler import TaskState
 
+from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import STOP
-from dask_flame.errors import CallStopped
+from dask_flame.errors import CallStopped, FlameError
 
 #: States of a task that waits for a worker.
 _WAITING = frozenset({"queued", "no-worker"})
@@ -45,7 +46,7 @@ class CallStops:
         self._scheduler.handlers.pop(STOP, None)
         self._wanted.clear()
 
-    def stop(self, keys: Iterable[Key], how: str) -> bool:
+    def stop(self, keys: Iterable[Key], how: str, client: str = "") -> bool:
         """Stop calls; the tasks of those that have just been submitted may arrive later.
 
         Parameters
@@ -53,7 +54,16 @@ class CallStops:
         keys : iterable of Key
         how : str
             ``raise`` or ``return``: how reports tell; then a space and the reason, if there is one.
+        client : str, optional
+            The id of the client that asks.
+
+        Raises
+        ------
+        FlameError
+            It only observes.
         """
+        if is_observer(client):
+            raise FlameError(f"stop() {ONLY_LOOKS}")
         for key in keys:
             ts = self._scheduler.tasks.get(key)
             if ts is not None and ts.state in _ENDED:

@@ -4,87 +4,22 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import dask
 import httpx
 import psutil
 import pytest
-from dask.distributed import Client, get_worker
+from dask.distributed import Client
 
+import dask_flame
 from dask_flame import FlameCluster
 from dask_flame.backends.fly import machine
 from dask_flame.errors import BackendError, BootError, PoolError, RunnerLost
+from tests.backends.fly.calls import where
 from tests.fakes.fly import FakeFly
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-_FLYCTL = """#!{python}
-import asyncio, sys
-assert sys.argv[1] == "proxy" and sys.argv[4:6] == ["--app", "flame"], sys.argv
-local, remote = map(int, sys.argv[2].split(":"))
-assert sys.argv[3].endswith(".vm.flame.internal"), sys.argv
-
-async def copy(reader, writer):
-    try:
-        while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    writer.close()
-
-async def forward(reader, writer):
-    try:
-        there, back = await asyncio.open_connection("::1", remote)
-    except OSError:
-        writer.close()
-        return
-    await asyncio.gather(copy(reader, back), copy(there, writer))
-
-async def main():
-    async with await asyncio.start_server(forward, "127.0.0.1", local) as server:
-        await server.serve_forever()
-
-asyncio.run(main())
-"""
-
-
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@pytest.fixture
-def outside(fly: FakeFly, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeFly]:
-    """This process is not in Fly's network; `fly proxy` leads there."""
-    for name in ("FLY_PRIVATE_IP", "FLY_APP_NAME", "FLY_IMAGE_REF", "FLY_REGION"):
-        monkeypatch.delenv(name)
-    program = tmp_path / "flyctl"
-    program.write_text(_FLYCTL.format(python=sys.executable))
-    program.chmod(0o755)
-    with dask.config.set(
-        {
-            "flame.fly.flyctl": str(program),
-            "flame.fly.app": "flame",
-            "flame.fly.image": "registry.fly.io/flame:1",
-            "flame.fly.public-address": "127.0.0.1",
-            "flame.scheduler.port": free_port(),
-            "flame.scheduler.dashboard-port": free_port(),
-        }
-    ):
-        yield fly
-
-
-def where() -> tuple[str, str]:
-    """Return the machine that this runs in, and the address of the runner (runner)."""
-    return os.environ["FLY_MACHINE_ID"], get_worker().address
 
 
 def test_a_driver_in_the_network_has_the_scheduler(fly: FakeFly) -> None:
@@ -185,6 +120,9 @@ def test_a_driver_elsewhere_has_its_scheduler_in_a_machine(
         found = client.gather(client.map(lambda x: (x, where()), range(2), pure=False))
         assert all(address.startswith("tls://[::1]:") for _, (_, address) in found)
         assert len(outside.machines()) == 3
+        with dask_flame.connect(cluster.name, backend="fly") as observer:
+            assert dask_flame.recover(observer) == {}
+            assert observer.scheduler_info()["id"] == client.scheduler_info()["id"]
         # The pages come through the connection to the scheduler, whatever it is.
         assert cluster.dashboard_link.startswith("http://127.0.0.1:")
         for page in ("status", "flame", "pools"):

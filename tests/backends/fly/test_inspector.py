@@ -30,6 +30,7 @@ from dask_flame.backends.fly.metadata import (
     computer,
 )
 from dask_flame.cli.commands import flame
+from tests.backends.fly.calls import talk
 from tests.fakes.fly import FakeFly
 from tests.support.fly_help import Caller
 from tests.support.waiting import wait_for
@@ -88,11 +89,6 @@ def said(*words: str, notes: str = "", code: int = 0) -> str:
 def listed() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(said("ps", "-o", "json"))
     return found
-
-
-def talk(seconds: float) -> None:
-    print("here I am", flush=True)
-    time.sleep(seconds)
 
 
 def ended_process() -> int:

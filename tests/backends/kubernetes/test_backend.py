@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ import kr8s
 import kr8s.asyncio
 import pytest
 import yaml
-from dask.distributed import Client, get_worker, wait
+from dask.distributed import Client, wait
 
 import dask_flame
 from dask_flame import FlameCluster, Pool, RunnerLost
@@ -35,6 +34,7 @@ from dask_flame.backends.kubernetes.api import kubeconfig, transport
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
 from dask_flame.core.setup_function import LARGEST
 from dask_flame.errors import BackendError, BootError, BootTimeout
+from tests.backends.kubernetes.calls import say, talk, until, use, whoami
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.gates import at_once
 from tests.support.other_python import other_python
@@ -123,11 +123,6 @@ def pods(fake: FakeKubernetes) -> list[dict[str, Any]]:
     """The runners' pods."""
     of_runners = "dask.org/component"
     return [p for p in fake.objects("pods") if p["metadata"]["labels"].get(of_runners) == "worker"]
-
-
-def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
-    time.sleep(seconds)
-    return get_worker().name, os.environ.get("TOKEN")
 
 
 def test_calls_run_in_pods_and_nothing_stays(kubernetes: Start, cluster: Any) -> None:
@@ -304,12 +299,6 @@ def test_a_pool_takes_the_room_that_another_one_leaves(
         (tmp_path / name).touch()
     assert len(set(client.gather(futures))) == 2
     assert len([e for e in flame.events if e.kind == "failed"]) == 1
-
-
-def until(path: str) -> str:
-    while not os.path.exists(path):
-        time.sleep(0.02)
-    return str(get_worker().name)
 
 
 def test_a_quota_without_room_for_one_is_an_error(kubernetes: Start, cluster: Any) -> None:
@@ -666,10 +655,6 @@ def test_nothing_is_said_of_a_watchdog_that_nobody_can_ask_for(
     assert future.result(timeout=60)[0] == "runner-1"
 
 
-def use() -> tuple[tuple[int, ...], dict[str, str]]:
-    return tuple(dask_flame.devices()), dask_flame.devices().environment
-
-
 def test_slots_share_out_the_gpus_of_a_container(kubernetes: Start, cluster: Any) -> None:
     kubernetes(nodes=[{"cpu": 8, "memory": "64Gi", "nvidia.com/gpu": 2}])
     flame, client = cluster(max=1, gpus=2, concurrency=2)
@@ -700,16 +685,6 @@ def test_why_a_runner_was_lost(kubernetes: Start, cluster: Any) -> None:
     assert "Evicted: The node was low on" in lose(lambda n: fake.evict(f"team/{n}"), 3)
 
 
-def talk(folder: str) -> None:
-    """Print, and again when it is told to."""
-    print("before")
-    (Path(folder) / "began").touch()
-    while not (Path(folder) / "go on").exists():
-        time.sleep(0.01)
-    print("after, without a newline", end="", flush=True)
-    time.sleep(600)
-
-
 @pytest.mark.parametrize("how", ["deleted", "preempted"])
 def test_what_a_runner_printed_is_known_though_somebody_else_deletes_its_pod(
     how: str, kubernetes: Start, cluster: Any, tmp_path: Path
@@ -732,12 +707,6 @@ def test_what_a_runner_printed_is_known_though_somebody_else_deletes_its_pod(
     why = {"deleted": "deleted by somebody else", "preempted": "PreemptionByScheduler"}
     assert why[how] in str(error.value)
     assert "before\nafter, without a newline" in str(error.value).replace("  ", "")
-
-
-def say(what: str) -> None:
-    print(what)
-    print("and an error", file=sys.stderr)
-    print("no end", end="")
 
 
 def test_what_calls_in_pods_print_is_shown_before_their_results_are_known(

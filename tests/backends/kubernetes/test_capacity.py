@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import time
 from collections import Counter
@@ -12,11 +11,11 @@ from typing import Any
 
 import dask
 import pytest
-from dask.distributed import get_worker
 
 from dask_flame import FlameCluster, Pool, PoolError
 from dask_flame.backends.kubernetes.api.client import PODS, Api
 from dask_flame.errors import BootError
+from tests.backends.kubernetes.calls import until
 from tests.backends.kubernetes.test_backend import Start, cluster, kubernetes, pods
 from tests.driver.hosts.test_remote import RIGHTS
 from tests.fakes.kubernetes import FakeKubernetes
@@ -46,12 +45,6 @@ def gpu_node(kind: str, gpus: int) -> dict[str, Any]:
 def _soon() -> Iterator[None]:
     with dask.config.set({"flame.capacity-wait": "0.5s", "flame.capacity-retry": "2s"}):
         yield
-
-
-def until(path: str) -> str:
-    while not os.path.exists(path):
-        time.sleep(0.02)
-    return str(get_worker().name)
 
 
 def kinds(flame: FlameCluster) -> Counter[str]:
@@ -222,7 +215,7 @@ def test_pods_that_wait_are_kept_once_there_is_no_other_kind(
         fake = kubernetes(nodes=[PLAIN])
         options: dict[str, Any] = {"max": 1, "gpus": 1, "gpu_kind": ["H100", "A100"]}
         flame, client = cluster(**options, boot_timeout="10m")
-        waiting = flame.backend._runners
+        waiting = flame.backend._pods.runners
         call = client.submit(abs, -1)
         wait_for(lambda: any(r.capacity.limited for r in waiting.values()))
         flame.resize(gpu_kind="H100")

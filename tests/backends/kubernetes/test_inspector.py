@@ -29,7 +29,8 @@ from dask_flame.backends.kubernetes.objects.orphans import (
 )
 from dask_flame.cli.commands import flame
 from tests.backends.kubernetes import test_backend as test_kubernetes
-from tests.backends.kubernetes.test_backend import Start, pods, whoami
+from tests.backends.kubernetes.calls import talk_for, whoami
+from tests.backends.kubernetes.test_backend import Start, pods
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.kubernetes_help import SLEEP, job, pod, reaches, secret, seen
@@ -89,13 +90,6 @@ def stopped(fake: FakeKubernetes) -> None:
     wait_for(fake.at_rest, what=f"nothing is left: {fake.left()}")
 
 
-def talk(seconds: float) -> None:
-    import time
-
-    print("here I am", flush=True)
-    time.sleep(seconds)
-
-
 @pytest.mark.process
 def test_a_live_cluster_is_listed_read_and_stopped(
     kubernetes: Start, cluster: Any, admin: Any
@@ -106,7 +100,7 @@ def test_a_live_cluster_is_listed_read_and_stopped(
     with dask.config.set({"flame.prints.show": False}):  # the commands write to the same terminal
         flame, client = cluster(max=2, gpus=2, name="mine")
     assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
-    calls = client.map(talk, [600, 601, 602])
+    calls = client.map(talk_for, [600, 601, 602])
     wait_for(lambda: sum(m.busy for m in flame.runners.values()) == 2)
     (seen,) = listed(config)
     assert seen["name"] == "mine"
@@ -228,7 +222,7 @@ def names(fake: FakeKubernetes) -> set[str]:
 def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes(namespaces={"team": {}})
     config = admin(fake)
-    _, client = cluster(max=1, name="alive")
+    _, client = cluster(max=1, name="alive", idle_timeout="1h")
     assert client.submit(whoami, pure=False).result(timeout=60)
     go = planted(fake)
     before = names(fake)

@@ -14,6 +14,7 @@ import pytest
 
 from dask_flame import BackendError, BootError, FlameCluster, PoolError
 from tests.backends.kubernetes import test_backend
+from tests.backends.kubernetes.calls import version
 from tests.backends.kubernetes.test_backend import Start
 from tests.driver.hosts import test_remote
 from tests.support.paths import ROOT
@@ -50,11 +51,6 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 def told(cluster: FlameCluster) -> list[str]:
     return [event.text for event in cluster.events if event.kind == "packages"]
-
-
-def version(_: Any = None) -> str:
-    found: str = importlib.import_module("flamea").__version__
-    return found
 
 
 def test_pods_are_compared_and_synced(

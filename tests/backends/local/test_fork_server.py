@@ -25,8 +25,8 @@ import pytest
 
 import dask_flame.backends.local.fork_server as template_program
 import dask_flame.backends.local.supervisor.__main__ as supervisor_program
-from dask_flame.backends.base import BackendContext, RunnerSpec
 from dask_flame.backends.local import LocalBackend
+from dask_flame.backends.specs import BackendContext, RunnerSpec
 from dask_flame.core.processes import MARK, NO_MARK, mark_of
 from dask_flame.errors import BootError, BootTimeout
 from dask_flame.testing.conformance import BackendConformance

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.local.runner_kinds import RunnerKinds, kind
+from dask_flame.backends.specs import RunnerSpec
 
 pytestmark = pytest.mark.unit
 

@@ -15,7 +15,7 @@ import pytest
 from distributed import Client
 
 from dask_flame import FlameCluster
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.testing.conformance import Said
 from tests.support.sshd import SshClient, Sshd, needs_sshd

@@ -13,7 +13,7 @@ import dask.config
 import pytest
 import pytest_asyncio  # noqa: F401
 
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.errors import BackendError
 from dask_flame.testing.conformance import Said

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dask_flame import Pool, PoolError
-from dask_flame.backends.base import RunnerSpec
+from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh import SshOptions
 from dask_flame.backends.ssh.bootstrap import command, why_unfit
 from dask_flame.backends.ssh.claims import Capacity, Need, Taken

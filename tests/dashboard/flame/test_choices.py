@@ -10,9 +10,11 @@ import pytest
 from distributed import Client, Event
 
 import dask_flame
-from dask_flame import Reports, report
+from dask_flame import Reports
 from dask_flame.charts.colors import CALL_LINES
-from tests.dashboard.flame.test_page import Flag, choose, curves, lines, train
+from tests.dashboard.flame.choices_calls import dies, fails, held, many, three
+from tests.dashboard.flame.page_calls import Flag, train
+from tests.dashboard.flame.test_page import choose, curves, lines
 from tests.support.browser_help import Browser, Page, cluster_of, get, url
 from tests.support.paths import free_port
 from tests.support.waiting import wait_for
@@ -26,12 +28,6 @@ CHARTS = """() => daskFlame.curves.shown.map((chart) => {
 })"""
 QUERY = "() => location.search"
 DRAWER = '[data-flame="drawer"]'
-
-
-def fails(reports: bool) -> None:
-    if reports:
-        report(loss=1.0)
-    raise ValueError("too large")
 
 
 def check(page: Page, menu: str, value: str, wanted: bool = True) -> None:
@@ -209,11 +205,6 @@ def test_runs_are_chosen_and_counted(client: Client, visit: Callable[..., Page])
     wait_for(lambda: len(lines(page)) == 5)
 
 
-def many() -> None:
-    for step in range(20_000):
-        report(step=step, loss=1 / (step + 1))
-
-
 def test_thinned_curves_are_said_to_be(client: Client, visit: Callable[..., Page]) -> None:
     client.submit(many, key="many").result()
     page = visit(url(client, "/flame"))
@@ -284,11 +275,6 @@ def test_failed_calls_are_one_click_away(client: Client, visit: Callable[..., Pa
     assert page.read(QUERY) == ""
 
 
-def three(i: int) -> None:
-    for step in range(4):
-        report(step=step, loss=1 + i + step, accuracy=1 / (1 + i + step), speed=i)
-
-
 def test_a_choice_is_answered_before_all_charts_are_drawn(
     client: Client, visit: Callable[..., Page]
 ) -> None:
@@ -345,12 +331,6 @@ def test_a_view_is_shown_again_without_a_new_layout(
     assert page.read("() => arranged") == 0
 
 
-def dies(i: int) -> None:
-    report(step=0, loss=0.1 if i == 0 else 1.0 + i)
-    if i == 0:
-        raise ValueError("too good to be true")
-
-
 def test_a_failed_call_is_not_the_best(client: Client, visit: Callable[..., Page]) -> None:
     futures = client.map(dies, range(3), pure=False)
     wait_for(lambda: all(future.done() for future in futures))
@@ -372,8 +352,3 @@ def test_while_calls_run_ranks_are_so_far(client: Client, visit: Callable[..., P
     go.set()
     client.gather(futures)
     wait_for(lambda: "so far" not in page.text(), what="the end of all calls on the page")
-
-
-def held(i: int) -> None:
-    report(step=0, loss=1.0 + i)
-    Event("go").wait(60)

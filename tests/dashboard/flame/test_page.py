@@ -8,7 +8,6 @@ import json
 import math
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 import weakref
@@ -18,10 +17,10 @@ from typing import Any
 
 import pytest
 from bokeh.server.tornado import BokehTornado
-from distributed import Client, get_worker
+from distributed import Client
 from distributed.dashboard.scheduler import template_variables
 
-from dask_flame import Reports, dashboard, report
+from dask_flame import Reports, dashboard
 from dask_flame.charts.colors import BAD, Palette
 from dask_flame.charts.ranking import best, labels, metrics
 from dask_flame.core.text import label
@@ -30,6 +29,20 @@ from dask_flame.dashboard.flame import page as flame_page
 from dask_flame.dashboard.mount import mount
 from dask_flame.reports import CallReports, Series
 from dask_flame.reports.better import guess
+from tests.dashboard.flame.page_calls import (
+    Flag,
+    fails,
+    huge,
+    never,
+    odd,
+    odd_names,
+    only,
+    report_on,
+    report_once,
+    spread,
+    train,
+    train_on,
+)
 from tests.support.browser_help import Browser, Page, cluster_of, get, url
 from tests.support.waiting import wait_for
 
@@ -104,31 +117,6 @@ def test_a_runner_keeps_its_colour() -> None:
 
 
 # On a real cluster
-
-
-class Flag:
-    """Raised in one thread or process and seen in another."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / uuid.uuid4().hex
-
-    def set(self) -> None:
-        self.path.touch()
-
-    def wait(self) -> None:
-        wait_for(self.path.exists, within=60)
-
-
-def train(i: int, half: Flag | None = None, n: int = 40) -> dict[str, list[float]]:
-    said: dict[str, list[float]] = {"loss": [], "accuracy": []}
-    for step in range(n):
-        if step == n // 2 and half is not None:
-            half.wait()
-        loss, accuracy = (i + 1) / (step + 1), 1 - (i + 1) / (step + 2)
-        report(step=step, loss=loss, accuracy=accuracy)
-        said["loss"].append(loss)
-        said["accuracy"].append(accuracy)
-    return said
 
 
 @pytest.mark.process
@@ -362,11 +350,6 @@ def test_the_first_points_are_there_within_a_second(
     assert min(delays) < 1
 
 
-def report_once() -> float:
-    report(loss=1.0)
-    return time.time()
-
-
 @pytest.mark.browser
 def test_metrics_and_scale_are_chosen(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
@@ -470,24 +453,6 @@ def test_a_chart_for_each_runner(client: Client, visit: Callable[[str], Page]) -
     page.shows("call 2loss")
 
 
-def train_on(i: int) -> str:
-    train(i)
-    return str(get_worker().name)
-
-
-def only(name: str) -> None:
-    report(**{name: 0.5})
-
-
-def odd() -> None:
-    for value in (math.nan, 2.0, math.inf, -math.inf, 1.0, math.nan):
-        report(loss=value)
-
-
-def never() -> None:
-    report(loss=math.nan)
-
-
 @pytest.mark.browser
 def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[str], Page]) -> None:
     page = visit(url(client, "/flame"))
@@ -501,11 +466,6 @@ def test_values_that_are_not_finite_are_gaps(client: Client, visit: Callable[[st
         " return [r.start, r.end] }"
     )
     wait_for(lambda: page.read(y_range) == pytest.approx([0.95, 2.05]))
-
-
-def fails(i: int) -> None:
-    report(loss=1.0, step=i)
-    raise ValueError(i)
 
 
 @pytest.mark.browser
@@ -710,16 +670,6 @@ def test_the_page_outlives_the_plugin(client: Client, visit: Callable[[str], Pag
     page.shows("No reports yet")
 
 
-def report_on(end: Flag) -> int:
-    n = 0
-    while not end.path.exists():
-        for _ in range(100):
-            report(loss=1 / (1 + n % 777), accuracy=0.5)
-            n += 1
-        time.sleep(0.05)
-    return n
-
-
 def boards_there() -> list[flame_page.Board]:
     """What the pages that were opened in this process hold, until Bokeh forgets their sessions."""
     return [o for o in gc.get_objects() if type(o) is flame_page.Board]
@@ -777,11 +727,6 @@ def test_a_long_run_fills_no_memory_and_a_page_that_was_closed_holds_none(
         wait_for(lambda: gc.collect() is not None and not boards, within=90)
 
 
-def spread(key: str) -> None:
-    for step in range(100):
-        report(step=step, loss=1e9 if key == "far" and step == 50 else 1 + step / 100)
-
-
 @pytest.mark.browser
 def test_one_value_far_off_does_not_hide_the_others(
     client: Client, visit: Callable[[str], Page]
@@ -796,18 +741,6 @@ def test_one_value_far_off_does_not_hide_the_others(
     page.do(lambda p: p.click("button[name=follow]"))
     wait_for(lambda: page.read(top) > 1e9)
     wait_for(lambda: "out of sight" not in page.text())
-
-
-def odd_names() -> None:
-    for step in range(30):
-        report({"constructor": 2.0, "": 1.0, "__proto__": 3.0}, step=step, loss=0.5)
-        time.sleep(0.01)
-
-
-def huge() -> None:
-    for step in range(20):
-        report(step=step, loss=1.7e308 * (-1) ** step)
-    report(step=20, loss=3.0)
 
 
 @pytest.mark.browser

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,15 @@ from dask.distributed import Client
 import dask_flame
 from dask_flame.driver.connect.entrance import open_door
 from dask_flame.errors import BackendError, FlameError
+from tests.driver.connect.processes import (
+    ADOPTER,
+    OBSERVER,
+    Processes,
+    kill,
+    ran,
+    says,
+    token,
+)
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
@@ -53,77 +63,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKubern
     dask.config.refresh()
 
 
-KERNEL = """
-import os, sys, time
-from dask.distributed import Client
-from dask_flame import FlameCluster, report
-
-def train(variant, folder):
-    open(f"{folder}/ran", "a").write(f"{variant}\\n")
-    for step in range(1, 6):
-        report(step=step, loss=1 / step + variant)
-    while variant and not os.path.exists(f"{folder}/go-on"):
-        time.sleep(0.02)
-    for step in range(6, 11):
-        report(step=step, loss=1 / step + variant)
-    if variant == 3:
-        raise ValueError("diverged")
-    return variant * 10
-
-def halfway(cluster, calls):
-    points = [len(c.series["loss"]) for c in cluster.reports.calls.values() if "loss" in c.series]
-    return sum(points) == 10 + 5 * min(calls - 1, cluster.pools["default"].max)
-
-if __name__ == "__main__":
-    folder, grace, calls, most = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    cluster = FlameCluster(
-        name="shop", backend="kubernetes", image="me/runner:1", max=most,
-        secrets={"TOKEN": "s3cr3t"},
-        idle_timeout="300s", budget="40 runner-hours", dashboard_address=None,
-        disconnect_grace=grace,
-    )
-    client = Client(cluster)
-    futures = [client.submit(train, n, folder, key=f"train-{n}") for n in range(calls)]
-    futures[0].result()
-    while not halfway(cluster, calls):
-        time.sleep(0.01)
-    cluster.resize(max=most + 1)
-    while cluster.reports.calls and not os.path.exists(f"{folder}/resized"):
-        time.sleep(0.01)
-        print("half way", flush=True)
-        open(f"{folder}/resized", "w").close()
-    while cluster.status.name == "running":
-        time.sleep(0.01)
-    print("closed", cluster.over, flush=True)
-"""
-
-ADOPTER = """
-import os, time
-import dask_flame
-from dask_flame.driver.connect import connecting
-from dask_flame.driver.connect.entrance import open_door
-from dask_flame.errors import BackendError
-
-class Dies:
-    def __init__(self, *args, **kwargs):
-        print("in the middle", flush=True)
-        time.sleep(600)
-
-if os.environ.get("DIES"):
-    connecting.AdoptedCluster = Dies
-while True:
-    try:
-        client = dask_flame.connect("shop", adopt=True)
-        break
-    except BackendError as error:
-        if "its driver is there" not in str(error):
-            raise
-        print("waits", flush=True)
-futures = dask_flame.recover()
-print("adopted", *futures, flush=True)
-time.sleep(600)
-"""
-
 NEW_KERNEL = """
 import logging, threading
 from IPython.core.interactiveshell import InteractiveShell
@@ -135,81 +74,12 @@ for thread in threading.enumerate():
         thread.join()
 """
 
-OBSERVER = """
-import time
-import dask_flame
-
-client = dask_flame.connect("shop")
-futures = dask_flame.recover(client)
-print("observes", futures["train-0"].result(), flush=True)
-time.sleep(600)
-"""
-
-
-def says(process: subprocess.Popen[str], beginning: str) -> str:
-    """Wait until a line of a process's output begins with this, and return the line."""
-    assert process.stdout is not None
-    seen = ""
-    for line in process.stdout:
-        seen += line
-        if line.startswith(beginning):
-            return line
-    raise AssertionError(f"it has ended before {beginning!r}: {seen}")
-
-
-class Processes:
-    """Starts processes, and ends them with the test."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._started: list[subprocess.Popen[str]] = []
-
-    def __call__(
-        self, code: str, *words: str, until: str, env: dict[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        """Start a script, and wait until a line of its output begins with this."""
-        script = self._folder / f"script-{len(self._started)}.py"
-        script.write_text(code)
-        process = subprocess.Popen(
-            [sys.executable, str(script), *words],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(env or {})},
-        )
-        self._started.append(process)
-        says(process, until)
-        return process
-
-    def kernel(
-        self,
-        *,
-        grace: str = "120s",
-        calls: int = 2,
-        most: int = 1,
-        env: dict[str, str] | None = None,
-    ) -> subprocess.Popen[str]:
-        """Start a driver, which is then half way."""
-        words = (str(self._folder), grace, str(calls), str(most))
-        return self(KERNEL, *words, until="half way", env=env)
-
-    def close(self) -> None:
-        for process in self._started:
-            process.kill()
-            process.wait()
-            assert process.stdout is not None
-            process.stdout.close()
-
 
 @pytest.fixture
 def start(tmp_path: Path, fake: FakeKubernetes) -> Iterator[Processes]:
     processes = Processes(tmp_path)
     yield processes
     processes.close()
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
 
 
 @pytest.fixture
@@ -235,14 +105,6 @@ def adopt(start: Processes) -> Iterator[Callable[[], Client]]:
         client.close()
         assert client.cluster is not None
         client.cluster.close()
-
-
-def token() -> str | None:
-    return os.environ.get("TOKEN")
-
-
-def ran(folder: Path) -> list[str]:
-    return sorted((folder / "ran").read_text().split())
 
 
 def test_all_results_and_curves_are_there_after_two_kills(
@@ -285,6 +147,31 @@ def test_all_results_and_curves_are_there_after_two_kills(
     wait_for(lambda: "train-0" not in dask_flame.recover())
 
 
+def test_each_adopter_is_killed_and_followed_by_another(
+    fake: FakeKubernetes, start: Processes, adopt: Any, tmp_path: Path, adopters: int
+) -> None:
+    calls = [f"train-{n}" for n in range(3)]
+    driver = start.kernel(calls=3, most=2)
+    for number in range(adopters):
+        kill(driver)
+        env = {"OWN": str(number)}
+        driver = start(ADOPTER, str(tmp_path), until=f"adopted {' '.join(calls)}\n", env=env)
+        calls.append(f"own-{number}")
+    kill(driver)
+    client = adopt()
+    futures = dask_flame.recover()
+    assert list(futures) == calls
+    (tmp_path / "go-on").touch()
+    results = client.gather(futures)
+    own = {f"own-{number}": number for number in range(adopters)}
+    assert results == {"train-0": 0, "train-1": 10, "train-2": 20, **own}
+    assert ran(tmp_path) == sorted(["0", "1", "2", *own])
+    curves = dask_flame.reports_of(client)
+    for n in range(3):
+        wait_for(lambda n=n: len(curves.calls[f"train-{n}"].series["loss"]) == 10)  # type: ignore[misc]
+    assert not [event for event in client.cluster.events if event.kind == "lost"]  # type: ignore[union-attr]
+
+
 def test_one_of_two_adopters_wins_and_one_that_dies_blocks_nobody(
     fake: FakeKubernetes, start: Processes, adopt: Any, tmp_path: Path
 ) -> None:
@@ -325,6 +212,12 @@ def test_one_of_two_adopters_wins_and_one_that_dies_blocks_nobody(
     won[0].cluster.close()  # type: ignore[union-attr]
 
 
+@pytest.fixture
+def adopters(request: pytest.FixtureRequest) -> int:
+    """Number of processes that take a cluster over, one after the other."""
+    return int(request.config.getoption("adopters"))
+
+
 def driver_now() -> Mapping[str, Any]:
     """Who drives the cluster, as its scheduler says."""
 
@@ -341,16 +234,24 @@ def test_a_driver_that_comes_back_after_it_was_replaced_ends_nothing(
     fake: FakeKubernetes, start: Processes, adopt: Any, tmp_path: Path
 ) -> None:
     # It is frozen, as on a laptop that is closed. Only its silence tells.
-    kernel = start.kernel(env={"DASK_FLAME__SILENCE": "2s"})
+    grace = 20.0
+    kernel = start.kernel(grace=f"{grace:g}s", env={"DASK_FLAME__SILENCE": "2s"})
     kernel.send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
     client = adopt()
     cluster: Any = client.cluster
     futures = dask_flame.recover()
     cluster.scale(3)
     client.wait_for_workers(3, timeout=120)
+    # For longer than a driver that is lost would be waited for.
+    wait_for(lambda: time.monotonic() > frozen + 1.5 * grace)
     kernel.send_signal(signal.SIGCONT)
-    line = says(kernel, "closed")
-    assert re.search(rf"another process has become .*: process {os.getpid()} on ", line)
+    replaced = rf"another process has become .*: process {os.getpid()} on .*connect\(\"shop\"\)"
+    assert re.search(rf"^closed {replaced}", says(kernel, "closed"))
+    assert re.search(rf"^future FutureCancelledError .*{replaced}", says(kernel, "future"))
+    assert re.search(rf"^submit ClosedClientError .*{replaced}", says(kernel, "submit"))
+    assert re.search(rf"^resize ClosedError .*{replaced}", says(kernel, "resize"))
+    assert says(kernel, "recover").startswith("recover FlameError there is no Dask client")
     assert kernel.wait(60) == 0  # its exit handlers leave everything too
     (tmp_path / "go-on").touch()
     assert futures["train-1"].result() == 10

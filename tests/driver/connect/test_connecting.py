@@ -25,19 +25,36 @@ from tests.support.waiting import wait_for
 
 OBSERVER = """
 import sys
+from dask.distributed import Client
 import dask_flame
-from dask_flame.errors import BackendError, FlameError
+from dask_flame.driver.attached_runners import _connected, attach_runner
+from dask_flame.errors import AttachError, BackendError, FlameError
 
 client = dask_flame.connect(sys.argv[1], backend="local")
 futures = dask_flame.recover(client)
 print("sees", {key: future.result() for key, future in futures.items()}, flush=True)
 calls = dask_flame.reports_of(client).calls
 print("curve", *calls["steps"].series["loss"].values, flush=True)
-for change in (lambda: client.submit(abs, 1), lambda: client.cancel(futures), client.shutdown):
+for change in (
+    lambda: client.submit(abs, 1),
+    lambda: client.cancel(futures),
+    client.shutdown,
+    lambda: dask_flame.stop(futures["steps"]),
+    lambda: attach_runner(client, "runner-1"),
+    # Ways round the refusals above: the scheduler refuses.
+    lambda: Client.submit(client, abs, 1, key="own").result(),
+    lambda: Client.scatter(client, [1]),
+    lambda: Client.retry(client, futures["steps"]),
+    lambda: client.sync(client.scheduler.flame_stop, keys=["waits"], how="raise", client=client.id),
+    lambda: client.sync(_connected, client, "runner-1", {}),
+):
     try:
         change()
-    except FlameError as error:
+    except (FlameError, AttachError) as error:
         print("refused", error, flush=True)
+    else:
+        print("not refused", change, flush=True)
+Client.cancel(client, list(futures.values()), force=True)
 try:
     dask_flame.connect(sys.argv[1], adopt=True, backend="local")
 except BackendError as error:
@@ -86,10 +103,17 @@ def test_observers_see_all_and_change_nothing(tmp_path: Path) -> None:
         with observe(cluster.name, tmp_path) as first, observe(cluster.name, tmp_path) as second:
             said = said_until_ready(first)
             assert said[:2] == ["sees {'steps': 'done'}", "curve 0.0 1.0 2.0"]
-            assert [line.split()[1] for line in said if line.startswith("refused")] == [
-                "client.submit()",
-                "client.cancel()",
-                "client.shutdown()",
+            assert [line.split(" is not for an observer")[0] for line in said[2:-1]] == [
+                "refused client.submit()",
+                "refused client.cancel()",
+                "refused client.shutdown()",
+                "refused stop()",
+                "refused a cell in runner-1",
+                "refused submit()",
+                "refused scatter()",
+                "refused retry()",
+                "refused stop()",
+                "refused a cell in runner-1",
             ]
             assert f"its scheduler is in its driver, process {os.getpid()} (" in said[-1]
             assert 'scheduler="pod"' in said[-1]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import base64
 import contextlib
 import importlib
@@ -28,27 +27,36 @@ import dask
 import pytest
 import yaml
 from click.testing import CliRunner
-from dask.distributed import Client, Event, Security, Status, get_worker
+from dask.distributed import Client, Event, Security, Status
 from distributed.comm import parse_host_port
 
 import dask_flame
 from dask_flame import (
     BudgetExhausted,
-    CallStopped,
     FlameCluster,
     Pool,
     RunnerLost,
     on,
-    report,
     stream,
 )
 from dask_flame.backends.kubernetes.api.client import JOBS, PODS
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.cli.commands import flame as command_line
 from dask_flame.driver.hosts import remote as driver
+from dask_flame.driver.open_clusters import open_clusters
 from dask_flame.errors import BackendError, BootError, FlameError, PoolError
 from tests.backends.kubernetes.test_backend import DRIVER
 from tests.backends.kubernetes.test_inspector import stopped
+from tests.driver.hosts.calls import (
+    end_late,
+    endless,
+    fails,
+    held_until,
+    stops_itself,
+    talk,
+    whoami,
+    whoami_once,
+)
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.gates import at_once
@@ -120,33 +128,6 @@ def pods(fake: FakeKubernetes, component: str = "worker") -> list[dict[str, Any]
     return [p for p in fake.objects("pods") if p["metadata"]["labels"].get(what) == component]
 
 
-def held_until(event: str) -> bool:
-    return bool(Event(event).wait(60))
-
-
-def whoami(seconds: float = 0.0) -> tuple[str, str | None]:
-    report(step=1, slept=seconds)
-    time.sleep(seconds)
-    return get_worker().name, os.environ.get("TOKEN")
-
-
-def whoami_once(seconds: float, event: str) -> tuple[str, str | None]:
-    """The same, as soon as the event is set."""
-    Event(event).wait(60)
-    return whoami(seconds)
-
-
-def endless() -> str:
-    """Report until the driver stops it."""
-    for step in range(3_000):
-        time.sleep(0.01)
-        try:
-            report(step=step, loss=0.5)
-        except CallStopped as error:
-            return str(error)
-    return "never stopped"
-
-
 def test_calls_are_stopped_and_runs_are_kept(outside: Start, cluster: Any, tmp_path: Path) -> None:
     outside()
     with dask.config.set({"flame.reports.keep": str(tmp_path / "runs.db")}):
@@ -171,11 +152,6 @@ def test_calls_are_stopped_and_runs_are_kept(outside: Start, cluster: Any, tmp_p
     ]
     assert set(exported.run) == {"an endless one"}
     assert kept.calls["endless"].series["loss"].made > 0
-
-
-def talk(lines: int) -> None:
-    for i in range(lines):
-        print("line", i)
 
 
 def test_what_calls_print_is_shown(
@@ -209,15 +185,6 @@ def lines_on_the_page(key: str, dask_scheduler: Any) -> Any:
     from dask_flame.reports.scheduler.lookup import plugin_of
 
     return details(plugin_of(dask_scheduler), key)["lines"]
-
-
-def fails(rate: float) -> float:
-    losses = [1 / rate, 0.0]
-    return losses[0] / losses[1]
-
-
-def stops_itself() -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def test_runners_in_pods_are_looked_into_and_attached_to(outside: Start, cluster: Any) -> None:
@@ -359,7 +326,7 @@ def test_policies_change_and_callbacks_are_called_here(outside: Start, cluster: 
     }
     with pytest.raises(PoolError, match="'nope'"):
         cluster(max=None, image=None, pools=pools)[0].resize("nope", max=2)
-    flame = next(iter(FlameCluster._open))
+    (flame,) = open_clusters()
     client = Client(flame)
     assert flame.resize("cpu", max=2, env={"TOKEN": "later"}).max == 2
     assert set(at_once(flame, client, whoami, 2)) == {("cpu-1", "later"), ("cpu-2", "later")}
@@ -1116,14 +1083,6 @@ def test_without_an_image(outside: Start) -> None:
     with pytest.raises(PoolError, match="a pod needs an image"):
         FlameCluster(backend="kubernetes", max=1, dashboard_address=None)
     assert fake.left() == []
-
-
-def end_late(folder: Path) -> None:
-    def work() -> None:
-        time.sleep(2.5)  # longer than workers may take to close
-        (folder / "ended").touch()
-
-    atexit.register(work)
 
 
 def test_runners_end_as_python_does_when_the_cluster_closes(

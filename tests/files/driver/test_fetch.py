@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask.distributed import Client, LocalCluster, get_worker
+from dask.distributed import Client, LocalCluster
 
 import dask_flame
 from dask_flame import FlameCluster, FlameError, RunnerLost, fetch
 from dask_flame.files.driver import fetch as module
 from dask_flame.files.tree import BLOCK
 from dask_flame.testing.proxy import Proxy
+from tests.files.driver.calls import fail, fetch_inside, pid, write, write_tree, write_two
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -47,33 +48,6 @@ def mine(theirs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
         return folder
 
     return go
-
-
-def write(path: str, content: bytes = b"x", times: int = 1, folder: str = "") -> str:
-    if folder:
-        os.makedirs(folder, exist_ok=True)
-        os.chdir(folder)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(content * times)
-    return str(get_worker().name)
-
-
-def write_tree() -> None:
-    root = Path("out")
-    (root / "empty").mkdir(parents=True)
-    (root / "sub").mkdir()
-    (root / "sub/large").write_bytes(os.urandom(100) * 90_000)
-    (root / "run").write_text("#!/bin/sh")
-    (root / "run").chmod(0o755)
-    (root / "link").symlink_to("sub/large")
-    (root / "nothing").touch()
-    for number in range(300):
-        (root / f"sub/{number}").write_text(str(number))
-    os.mkdir(os.fsencode(root) + b"/\xe9")
-
-
-def pid() -> int:
-    return os.getpid()
 
 
 def test_a_file(flame: Any, mine: Any) -> None:
@@ -176,10 +150,6 @@ def test_what_is_not_there(flame: Any, theirs: Path, mine: Any) -> None:
     assert list(here.iterdir()) == []
 
 
-def fail() -> None:
-    raise KeyError("its own")
-
-
 def test_calls_that_have_written_nothing(flame: Any, mine: Any) -> None:
     _, client = flame(max=1)
     with pytest.raises(KeyError, match="its own"):
@@ -279,12 +249,6 @@ def test_a_file_that_becomes_shorter(
     assert list(here.iterdir()) == []
 
 
-def write_two() -> None:
-    for name in ("a", "b"):
-        os.makedirs(f"out/{name}")
-        Path(f"out/{name}/large").write_bytes(bytes(BLOCK))
-
-
 def test_an_interrupt(flame: Any, mine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, client = flame(max=1)
     future = client.submit(write_two)
@@ -345,11 +309,6 @@ def test_what_a_killed_driver_has_left(flame: Any, mine: Any) -> None:
     finally:
         os.close(descriptor)
     assert {p.name for p in here.iterdir()} == {"a", living.name}
-
-
-def fetch_inside(folder: str) -> bytes:
-    future = get_worker().client.submit(write, "inner", b"inside")
-    return bytes(fetch("inner", future, to=f"{folder}/copy").read_bytes())
 
 
 def test_inside_a_call(flame: Any, tmp_path: Path, theirs: Path) -> None:

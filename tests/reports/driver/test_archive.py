@@ -30,6 +30,7 @@ from dask_flame.reports.driver import keeper
 from dask_flame.reports.driver.archive import Archive, Limits
 from dask_flame.reports.driver.keeper import RunKeeper
 from dask_flame.reports.runs import Run
+from tests.reports.driver.archive_calls import train
 from tests.reports.driver.test_replica import stock
 from tests.support.waiting import wait_for
 
@@ -167,17 +168,11 @@ def test_only_what_has_changed_is_written(tmp_path: Path, monkeypatch: pytest.Mo
     assert {run.name for run in Archive(tmp_path / "runs.db").runs()} == {"sweep", "train"}
 
 
-def train(rate: float) -> float:
-    for step in range(5):
-        dask_flame.report(step=step, loss=rate / (1 + step))
-    return rate
-
-
 SCRIPT = """
 import sys
 from dask.distributed import Client
 import dask, dask_flame
-from tests.reports.driver.test_archive import train
+from tests.reports.driver.archive_calls import train
 
 if __name__ == "__main__":
     dask.config.set({"flame.reports.keep": sys.argv[1]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -20,22 +19,10 @@ from dask_flame.reports.scheduler import publisher as following
 from dask_flame.reports.wire import NAME, Batch
 from dask_flame.testing import Proxy
 from tests.core.test_channel import Pair
+from tests.reports.driver.replica_calls import go, train, waits
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-go = threading.Event()
-
-
-def train(n: int, key: str = "") -> None:
-    for step in range(n):
-        dask_flame.report(step=step, loss=step / 2)
-
-
-def waits(n: int) -> None:
-    train(n)
-    go.wait(60)
-    train(n)
 
 
 @contextlib.contextmanager

@@ -21,35 +21,11 @@ from distributed import Client, Future, wait
 import dask_flame
 from dask_flame import CallStopped, FlameCluster, FlameError, Reports, stop, stream
 from dask_flame.errors import PoolError
+from tests.reports.driver.stop_calls import catches, endless, looks, once, tracks
 from tests.reports.driver.test_replica import stock
 from tests.support.waiting import wait_for
 
 Make = Callable[..., tuple[FlameCluster, Client]]
-
-
-def endless(name: int = 0) -> None:
-    """Report until it is stopped, or too long."""
-    for step in range(3_000):
-        time.sleep(0.01)
-        dask_flame.report(step=step, loss=float(name))
-    raise AssertionError("it was not stopped")
-
-
-def catches() -> str:
-    try:
-        endless()
-    except CallStopped as error:
-        return str(error)
-    return "never stopped"
-
-
-def looks() -> int:
-    """Go on for as long as report() returns True."""
-    for step in range(3_000):
-        time.sleep(0.01)
-        if not dask_flame.report(step=step, loss=0.5):
-            return step
-    return -1
 
 
 def swallows() -> int:
@@ -62,16 +38,6 @@ def swallows() -> int:
         except Exception:
             errors += 1
     return errors
-
-
-def tracks() -> tuple[str, int]:
-    n = 0
-    try:
-        for n in dask_flame.track(range(3_000), every=0):  # noqa: B007
-            time.sleep(0.01)
-    except CallStopped:
-        return "raised", n
-    return "ended", n
 
 
 async def asynchronous() -> str:
@@ -253,7 +219,7 @@ def test_a_call_that_waits_has_the_reason(flame: Make) -> None:
     with pytest.raises(CallStopped, match="before it began: the others are enough"):
         waits.result(timeout=60)
     stop(first, why="")
-    with pytest.raises(CallStopped, match=r"stop\(\)$"):
+    with pytest.raises(CallStopped, match=r"(?m)stop\(\)$"):
         first.result(timeout=60)
 
 
@@ -352,14 +318,6 @@ def test_a_call_that_waits_does_not_begin(flame: Make) -> None:
     assert third.status == "error"
     stop(first, raises=False)
     assert first.result(timeout=60) >= 0
-
-
-def once(path: str) -> None:
-    """Wait for its runner's end at first; when it runs again, report."""
-    if not Path(path).exists():
-        Path(path).write_text(str(os.getpid()))
-        time.sleep(60)
-    endless()
 
 
 @pytest.mark.process

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client, LocalCluster, get_worker
+from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +24,7 @@ from dask_flame.reports import Change, ReportStore
 from dask_flame.reports.driver.pending import PendingReports, Reader
 from dask_flame.reports.driver.stream import _Inbox
 from dask_flame.reports.wire import Batch
+from tests.reports.driver.stream_calls import dies_once, go, train, waits
 from tests.reports.driver.test_replica import stock, there
 from tests.support.waiting import wait_for
 
@@ -181,24 +182,6 @@ def test_what_is_thinned_keeps_its_shape() -> None:
 # On clusters
 
 
-def train(n: int, *, raises: bool = False, seconds: float = 0.0) -> int:
-    for step in range(n):
-        dask_flame.report(step=step, loss=step / 2)
-        time.sleep(seconds)
-    if raises:
-        raise RuntimeError("on purpose")
-    return n
-
-
-go = threading.Event()
-
-
-def waits(n: int) -> None:
-    train(n)
-    go.wait(60)
-    train(n)
-
-
 @pytest.fixture(params=["stock", "flame"])
 def client(request: pytest.FixtureRequest) -> Any:
     """Of a cluster whose calls run in this process, or of a FlameCluster."""
@@ -256,14 +239,6 @@ def test_calls_that_are_cancelled_end(client: Client) -> None:
     assert got == list(range(len(got)))
     assert len(got) < 190
     wait_for(lambda: not any(client.processing().values()))
-
-
-def dies_once(path: str) -> str:
-    train(3)
-    if not os.path.exists(path):
-        Path(path).touch()
-        time.sleep(60)
-    return str(get_worker().name)
 
 
 @pytest.mark.process

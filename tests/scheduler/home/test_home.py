@@ -27,14 +27,11 @@ from dask_flame import FlameCluster
 from dask_flame.errors import PoolError, RunnerLost
 from dask_flame.scheduler.home import worker as resting
 from dask_flame.scheduler.home.store import ResultStore
+from tests.scheduler.home.calls import Counted, OnlyThere, array, double
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
-
-
-def double(x: Any) -> Any:
-    return x * 2
 
 
 def gone(cluster: Any) -> bool:
@@ -114,33 +111,6 @@ def test_objects_of_the_notebook_come_home(flame: Any) -> None:
     wait_for(lambda: gone(cluster))
     assert future.result().value == 7
     assert client.submit(lambda mine: mine.value, future).result(timeout=60) == 7
-
-
-class OnlyThere:
-    """Can be unpickled on a runner only."""
-
-    def __reduce__(self) -> Any:
-        return _only_on_a_runner, ()
-
-
-def _only_on_a_runner() -> OnlyThere:
-    if "DASK_FLAME_RUNNER" not in os.environ:
-        raise RuntimeError("not here")
-    return OnlyThere()
-
-
-class Counted:
-    """Knows how often one was unpickled in this process."""
-
-    unpickled = 0
-
-    def __reduce__(self) -> Any:
-        return _counted, ()
-
-
-def _counted() -> Counted:
-    Counted.unpickled += 1
-    return Counted()
 
 
 def test_a_result_that_the_driver_cannot_unpickle_comes_home(
@@ -275,10 +245,6 @@ def test_scattered_data_boots_a_runner_and_comes_home(flame: Any) -> None:
 def stored(cluster: Any) -> list[Path]:
     """Files in which results at home are."""
     return [p for p in Path(cluster.backend.folder).glob("*/*/results/*") if p.is_file()]
-
-
-def array(mb: float) -> Any:
-    return np.random.default_rng(0).integers(0, 256, int(mb * 1e6), dtype="u1")
 
 
 def kept(cluster: Any) -> list[str]:

@@ -15,7 +15,6 @@ from typing import Any
 import yaml
 from dask_kubernetes.operator import make_worker_spec
 
-from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.objects.context import (
     KIND,
     MADE_BY,
@@ -37,6 +36,7 @@ from dask_flame.backends.kubernetes.objects.resources import (
     secret_key,
 )
 from dask_flame.backends.kubernetes.options import OURS, KubernetesOptions
+from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 from dask_flame.core.connection import ConnectionInfo, this_user
 from dask_flame.errors import PoolError
 

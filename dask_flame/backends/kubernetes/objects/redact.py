@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.environment import KNOWN
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
+from dask_flame.backends.specs import RunnerSpec
 
 #: Variables whose values dask-flame sets, whatever a template says.
 _OURS = frozenset({"DASK_WORKER_NAME", "TMPDIR"})

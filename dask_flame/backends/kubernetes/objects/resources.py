@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from dask_flame.backends.base import RunnerSpec
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.specs import RunnerSpec
 
 #: Name of the runner's container, as in dask-kubernetes.
 CONTAINER = "worker"

@@ -12,11 +12,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dask_flame.backends.base import RunnerSpec, SchedulerSpec
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 from dask_flame.errors import PoolError
 from tests.support import kubernetes_schemas
 from tests.support.examples import examples

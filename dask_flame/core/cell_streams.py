@@ -1,33 +1,58 @@
-"""Redirect the standard streams to the cells that write to them (application).
+"""Redirect the standard streams of a process to the cells that write to them (runner, application).
 
 While a cell runs, the process's streams are replaced by ones that look who writes: code in the
 context of a cell writes to its notebook, all other code to the streams that were there before. Code
 that holds one of those, such as the handlers of :mod:`logging`, is not affected at all.
+
+Cells of several notebooks, and of several kinds, may run in one process and end in any order: a
+runner executes ``%%flame`` cells, and can be attached to at the same time. They share one
+replacement, which the first installs and the last removes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import sys
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from dask_flame.attached.application.outputs import Outputs
-from dask_flame.errors import AttachError
 
+class CellOutputs(Protocol):
+    """The output of one cell."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether the cell takes no more output. Its code then writes to the original streams."""
+
+    def text(self, stream: str, text: str) -> None:
+        """Add text that was written to ``stdout`` or ``stderr``."""
+
+    def takes(self, thread: int) -> bool:
+        """Return whether the output of a thread without a context is this cell's.
+
+        A thread does not inherit the context of the code that started it. This is only called while
+        no other cell runs in the process.
+        """
+
+    def no_input(self) -> Exception:
+        """Return the error of a cell that reads from the standard input."""
+
+
+_Outputs = TypeVar("_Outputs")
 #: Outputs of the cell in whose context the code runs.
-_own: ContextVar[Outputs | None] = ContextVar("dask_flame_attached_outputs", default=None)
+_own: ContextVar[CellOutputs | None] = ContextVar("dask_flame_cell", default=None)
 _lock = threading.Lock()
-#: Number of running cells in this process.
-_open: list[Outputs] = []
+#: Outputs of the cells in this process. While there is one, the standard streams are redirected.
+_open: list[CellOutputs] = []
 _NAMES = ("stdout", "stderr", "stdin")
 
 
 @contextlib.contextmanager
-def redirected(outputs: Outputs) -> Iterator[None]:
+def redirected(outputs: CellOutputs) -> Iterator[None]:
     """Redirect the output of this context to a cell."""
     with _lock:
         if not _open:
@@ -47,19 +72,36 @@ def redirected(outputs: Outputs) -> Iterator[None]:
                 _restore()
 
 
-def after_fork() -> None:
-    """Restore the streams in a forked process, which no notebook is attached to."""
+def current(kind: type[_Outputs]) -> _Outputs | None:
+    """Return the outputs of the cell that runs this code, if they are of this class."""
+    outputs = _current()
+    return outputs if isinstance(outputs, kind) else None
+
+
+def _current() -> CellOutputs | None:
+    """Return the outputs of the cell that runs this code; None if none or if unknown."""
+    own = _own.get()
+    if own is not None:
+        return None if own.closed else own
+    # Without the lock: this may run in a signal handler of a thread that holds it.
+    running = [outputs for outputs in tuple(_open) if not outputs.closed]
+    if len(running) == 1 and running[0].takes(threading.get_ident()):
+        return running[0]
+    return None
+
+
+def _forked() -> None:
+    """Restore the streams in a forked process, which no notebook hears."""
     global _lock
     _lock = threading.Lock()
-    _open.clear()
-    _own.set(None)
-    _restore()
+    if _open:
+        _open.clear()
+        _own.set(None)
+        _restore()
 
 
-def current() -> Outputs | None:
-    """Return the outputs of the cell that runs this code; None for other code."""
-    own = _own.get()
-    return None if own is None or own.closed else own
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _restore() -> None:
@@ -78,7 +120,7 @@ class _Stream(io.TextIOBase):
         self.behind = behind
 
     def write(self, text: str) -> int:
-        outputs = current()
+        outputs = _current()
         if outputs is None:
             # sys.stdout is None in a process without a console.
             return len(text) if self.behind is None else int(self.behind.write(text) or 0)
@@ -88,14 +130,14 @@ class _Stream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        if current() is None and self.behind is not None:
+        if _current() is None and self.behind is not None:
             self.behind.flush()
 
     def writable(self) -> bool:
         return True
 
     def isatty(self) -> bool:
-        return current() is None and self.behind is not None and bool(self.behind.isatty())
+        return _current() is None and self.behind is not None and bool(self.behind.isatty())
 
     def __getattr__(self, name: str) -> Any:
         if self.behind is None:
@@ -127,16 +169,18 @@ class _Input(io.TextIOBase):
         self.behind = behind
 
     def read(self, size: int | None = -1) -> str:
+        __tracebackhide__ = True
         return str(self._behind().read(size))
 
     def readline(self, size: int = -1) -> str:  # type: ignore[override]
+        __tracebackhide__ = True
         return str(self._behind().readline(size))
 
     def readable(self) -> bool:
         return True
 
     def isatty(self) -> bool:
-        return current() is None and self.behind is not None and bool(self.behind.isatty())
+        return _current() is None and self.behind is not None and bool(self.behind.isatty())
 
     def fileno(self) -> int:
         return int(self._behind().fileno())
@@ -145,9 +189,8 @@ class _Input(io.TextIOBase):
         return getattr(self.behind, name)
 
     def _behind(self) -> Any:
-        if current() is not None:
-            raise AttachError(
-                "a cell in an application cannot ask for input; ask in a cell of the notebook, "
-                'for example name = input("name? ")'
-            )
+        __tracebackhide__ = True
+        outputs = _current()
+        if outputs is not None:
+            raise outputs.no_input()
         return self.behind

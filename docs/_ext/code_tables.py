@@ -1,0 +1,115 @@
+"""Tables of the reference that are read from the code: settings, events, metrics, labels.
+
+Each function returns the header and the rows of a table. It needs no Sphinx, so tests can call it.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[2] / "dask_flame"
+Rows = list[tuple[str, ...]]
+_SETTING = re.compile(r"^(?P<indent> *)(?P<name>[\w-]+):(?P<value>[^#]*)(?:# ?(?P<comment>.*))?$")
+
+
+def settings() -> Rows:
+    """Return the settings of ``flame.yaml``, with their defaults and comments."""
+    rows: Rows = [("Setting", "Default", "Meaning")]
+    section: list[tuple[int, str]] = []
+    for line in (PACKAGE / "flame.yaml").read_text().splitlines():
+        match = _SETTING.match(line)
+        if match is None:
+            more = re.match(r" +# (.*)$", line)
+            if more and len(rows) > 1:  # the comment of the line above goes on
+                name, value, comment = rows[-1]
+                rows[-1] = (name, value, f"{comment} {more[1].strip()}")
+            continue
+        indent, value = len(match["indent"]), match["value"].strip()
+        section = [each for each in section if each[0] < indent]
+        if value:
+            name = ".".join([name for _, name in section] + [match["name"]])
+            rows.append((f"`{name}`", f"`{value}`", (match["comment"] or "").strip()))
+        section.append((indent, match["name"]))
+    return [rows[0], *((name, value, _sentence(text)) for name, value, text in rows[1:])]
+
+
+def _sentence(text: str) -> str:
+    return re.sub(r"docs/([\w-]+)\.md", r"[\1](../\1.md)", text[:1].upper() + text[1:])
+
+
+def events() -> Rows:
+    """Return the kinds of events."""
+    from dask_flame.history.journal import KINDS
+
+    return [("Kind", "When"), *((f"`{kind}`", when) for kind, when in KINDS.items())]
+
+
+def metrics() -> Rows:
+    """Return the names, labels and descriptions of the Prometheus metrics."""
+    from dask_flame.driver import metrics
+
+    rows: Rows = [("Metric", "Type", "Labels", "Meaning")]
+    for family in (*metrics._gauges([]), *metrics._counters([])):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        labels = ", ".join(f"`{label}`" for label in family._labelnames)
+        rows.append((f"`{name}`", family.type, labels, family.documentation))
+    return rows
+
+
+def _constants(path: str, prefix: str) -> Iterator[tuple[str, str]]:
+    """Return the constants of a module with such a value, and the ``#:`` comment above each.
+
+    Several constants below one comment have it together.
+    """
+    text, said = (PACKAGE / path).read_text(), ""
+    lines = text.splitlines()
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            value, line = node.value.value, node.lineno - 2
+            if isinstance(value, str) and value.startswith(prefix):
+                comment: list[str] = []
+                while lines[line].startswith("#: "):
+                    comment.insert(0, lines[line][3:])
+                    line -= 1
+                said = " ".join(comment) or said
+                yield value, re.sub(r":\w+:`(\w+)`", r"`\1`", said)
+
+
+def kubernetes_labels() -> Rows:
+    """Return the labels and annotations of objects on Kubernetes."""
+    from dask_flame.backends.kubernetes.objects import context
+
+    site = context.ObjectContext(cluster="CLUSTER", namespace="NAMESPACE")
+    common = context.labels(site, "COMPONENT")
+    return [
+        ("Name", "Kind", "Value or meaning"),
+        *((f"`{name}`", "label", f"`{value}`") for name, value in common.items()),
+        *(
+            (f"`{name}`", "annotation", text)
+            for name, text in _constants("backends/kubernetes/objects/context.py", "dask-flame/")
+        ),
+    ]
+
+
+def fly_metadata() -> Rows:
+    """Return the metadata of machines on Fly."""
+    rows = _constants("backends/fly/metadata.py", "dask_flame_")
+    return [("Metadata", "Meaning"), *((f"`{name}`", text) for name, text in rows)]
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "settings": settings,
+    "events": events,
+    "metrics": metrics,
+    "kubernetes-labels": kubernetes_labels,
+    "fly-metadata": fly_metadata,
+}
+
+
+def as_markdown(rows: Rows) -> list[str]:
+    """Return the lines of a table."""
+    lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
