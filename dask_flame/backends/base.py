@@ -283,7 +283,7 @@ class Backend(SchedulerPlacement, ABC):
         ----------
         **where : str
             The places to inspect: the options ``namespace``, ``context``, ``app`` and ``hosts``
-            that the user has given; see :func:`dask_flame.backends.inspector.check_where`.
+            that the user has given; see ``dask_flame.backends.inspector.check_where``.
 
         Raises
         ------
