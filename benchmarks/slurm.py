@@ -32,6 +32,7 @@ from typing import Any
 # The tests have the code that starts a Slurm.
 sys.path.append(str(Path(__file__).parents[1]))
 
+import psutil
 from slurm_driver import MARK  # beside this file
 
 from tests.support.slurm_world import SlurmWorld, slurm_world, why_impossible
@@ -68,6 +69,7 @@ class Bench:
         """Return the number of jobs that a kill leaves, and end them."""
         process = self._start(who, "kill", 3600)
         self._read(process)
+        beside = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         process.communicate()
         until = time.monotonic() + self._args.left_after
@@ -79,6 +81,8 @@ class Bench:
         if left:
             self._world.command("scancel", f"--user={os.getuid()}")
             wait_for(lambda: not self._world.jobs(), within=120, what="no job is left")
+        # The process that cancels jobs looks a little longer, for one that was being submitted.
+        psutil.wait_procs(beside, timeout=120)
         return left
 
     def _start(self, who: str, what: str, seconds: float) -> subprocess.Popen[str]:
