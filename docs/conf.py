@@ -30,7 +30,7 @@ extensions = [
     "own_members",
     "flame_tables",
 ]
-exclude_patterns = ["_build", "_ext", "_templates", "pictures"]
+exclude_patterns = ["_build", "_ext", "_static", "_templates", "pictures"]
 # Warn of what a page does not find; the references of docstrings to Dask are checked by nobody, as
 # the site is built without a network.
 nitpicky = True
@@ -57,6 +57,8 @@ numpydoc_show_class_members = False  # autodoc shows them
 
 html_theme = "sphinx_book_theme"
 html_title = "dask-flame"
+html_static_path = ["_static"]
+html_css_files = ["flame.css"]
 html_show_sourcelink = False
 html_theme_options = {
     "home_page_in_toc": True,

@@ -63,8 +63,8 @@ def _where(command: Command) -> Command:
 def flame() -> None:
     """List and stop clusters of dask-flame, also those whose drivers have ended.
 
-    Only your own clusters are listed: those of your user on this machine, those of a namespace on
-    Kubernetes, those of an app on Fly, or those on machines that answer to ssh.
+    Only your own clusters are listed: those of your user on this machine, on machines that answer
+    to ssh or on Slurm, those of a namespace on Kubernetes, or those of an app on Fly.
     """
 
 

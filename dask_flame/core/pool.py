@@ -423,6 +423,8 @@ _OTHER_NAMES = {  # names in other libraries, and the option with the same meani
     "queue": "partition",
     "walltime": "time",
     "project": "account",
+    "shared_temp_directory": "folder",
+    "remote_python": "python",
 }
 _LEAVE_OUT = {  # names in other libraries without a counterpart, and the reason
     **dict.fromkeys(
@@ -434,6 +436,12 @@ _LEAVE_OUT = {  # names in other libraries without a counterpart, and the reason
     ),
     **dict.fromkeys(("local_directory",), 'it is dask.config.set({"temporary-directory": "…"})'),
     "budget": 'it is of the whole cluster: cluster.budget = "20 USD"',
+    "connect_options": "users, ports and keys are those of ~/.ssh/config",
+    **dict.fromkeys(
+        ("worker_options", "scheduler_options"), "what they hold are options of FlameCluster itself"
+    ),
+    "death_timeout": "runners end by themselves when their driver has; see disconnect_grace",
+    "log_directory": "cluster.get_logs() has the output of runners",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from distributed import Security
 
 from dask_flame.core.pem import inline
+from dask_flame.errors import BackendError
 
 #: Maximum lag of another machine's clock behind the driver's.
 _BEHIND = timedelta(days=1)
@@ -18,13 +19,23 @@ def temporary_security() -> Security:
 
     Distributed's certificates are valid from the current second: if the clock of a laptop is a
     minute ahead, its pods reject the connection for a minute.
+
+    Raises
+    ------
+    BackendError
+        If cryptography is not installed, an optional dependency.
     """
-    security = Security.temporary()
-    # An optional dependency: if it is missing, distributed has raised a helpful error above.
-    from cryptography import x509
+    try:
+        from cryptography import x509
+    except ImportError:
+        raise BackendError(
+            "certificates for this cluster cannot be made, because cryptography is not installed; "
+            "type: pip install cryptography"
+        ) from None
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
+    security = Security.temporary()
     given = x509.load_pem_x509_certificate(security.tls_ca_file.encode())
     key = load_pem_private_key(security.tls_scheduler_key.encode(), None)
     builder = (

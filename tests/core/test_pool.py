@@ -178,6 +178,12 @@ def test_sizes_in_a_pools_repr_are_as_they_were_written() -> None:
         ({"host": "0.0.0.0"}, "unknown option host; leave it out: the backend says where"),
         ({"local_directory": "/x"}, "leave it out: it is dask.config.set({"),
         ({"queue": "gpu"}, 'unknown option queue; did you mean partition="gpu"?'),
+        ({"shared_temp_directory": "/x"}, "did you mean folder="),
+        (
+            {"connect_options": {"port": 22}},
+            "leave it out: users, ports and keys are those of ~/.ssh",
+        ),
+        ({"worker_options": {}}, "leave it out: what they hold are options of FlameCluster"),
         ({"reach": "x"}, 'or with backend="ssh" as reach="forward"); write reach="proxy"'),
         ({"name": 5}, "name=5 is not made of letters"),
         ({"name": "a/b"}, "name='a/b' is not made of letters"),

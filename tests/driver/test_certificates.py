@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from distributed.comm import connect, listen
 
 from dask_flame.driver.certificates import temporary_security
 from dask_flame.driver.launch import make_security
+from dask_flame.errors import BackendError
 
 
 @pytest.mark.unit
@@ -22,6 +24,15 @@ def test_they_are_valid_where_clocks_are_behind(security: bool | None, remote: b
     now = datetime.now(UTC)
     assert certificate.not_valid_before_utc < now - timedelta(hours=23)
     assert certificate.not_valid_after_utc > now + timedelta(days=300)
+
+
+@pytest.mark.unit
+def test_without_cryptography_the_error_has_the_line_to_type(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "cryptography", None)
+    with pytest.raises(BackendError, match=r"certificates .*; type: pip install cryptography"):
+        temporary_security()
 
 
 @pytest.mark.process

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.test_site import SHOWN
+from tests.e2e.test_site import SHOWN, SUBSTRATES
 from tests.fakes.fly import FakeFly
 from tests.support.kubernetes_help import driver_outside
-from tests.support.pages import NOT_RUN, all_pages
+from tests.support.pages import NOT_RUN, all_pages, check_pages
 from tests.support.paths import ROOT
 from tests.support.slurm_world import slurm_world, why_impossible
 from tests.support.ssh_hosts import missing, ssh_hosts
@@ -123,7 +123,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
 @pytest.mark.unit
 def test_every_page_with_code_is_run() -> None:
     with_code = {page.stem for page in PAGES if blocks(page, "python")}
-    shown = {page.stem for page in SHOWN}
+    shown = {page.stem for page in [*SHOWN, *SUBSTRATES]}
     # tests/backends/test_backend_package.py runs those of backends.md.
     run_here = {"README", "backends", "files", "fly", "kubernetes", "slurm", "ssh"}
     assert with_code == {*run_here, *PRINTED, *shown}
@@ -153,12 +153,13 @@ def test_the_page_of_slurm_runs(tmp_path: Path) -> None:
     page = ROOT / "docs/slurm.md"
     first, shown = blocks(page, "python")
     with slurm_world() as slurm:
-        out = run(
-            first + shown,
+        env = {
             **slurm.environment,
-            DASK_FLAME__SLURM__INTERFACE="lo",
-            DASK_FLAME__SLURM__FOLDER=str(tmp_path / "shared"),
-        )
+            "DASK_FLAME__SLURM__INTERFACE": "lo",
+            "DASK_FLAME__SLURM__FOLDER": str(tmp_path / "shared"),
+        }
+        out = run(first + shown, **env)
+        check_pages([ROOT / "docs/migration/slurm-cluster.md"], **env)
         wait_for(lambda: not slurm.jobs(), what="no job is left")
     assert len(re.findall(r"^\d 0\.\d+$", out, re.MULTILINE)) == 6
     assert "#SBATCH --time=120" in out
@@ -173,6 +174,7 @@ def test_the_page_of_ssh_runs() -> None:
     with ssh_hosts() as hosts:
         close = "\nclient.close()\ncluster.close()\n"
         out = run("\n".join(blocks(page, "python")) + close, **hosts.environment())
+        check_pages([ROOT / "docs/migration/ssh-cluster.md"], **hosts.environment())
         wait_for(lambda: hosts.left() == [])
     shown = r"Pool\(.*gpus=1,.*'gpus': 4.*\)"
     assert re.fullmatch(rf"http\S+/flame\n\[0\.5\d+, 0\.1\d+\]\n{shown}\n", out), out
@@ -223,6 +225,17 @@ def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> 
     for command in (example, tests):
         assert "-c constraints.txt" in command
         assert command.count("\n") == 1
+
+
+@pytest.mark.unit
+def test_the_readme_has_the_line_for_each_place() -> None:
+    lines = re.findall(r"`(flame: \{.*\})` \|$", README.read_text(), re.MULTILINE)
+    defaults = yaml.safe_load((ROOT / "dask_flame/flame.yaml").read_text())["flame"]
+    places = [yaml.safe_load(line)["flame"] for line in lines]
+    assert {"local", "ssh", "slurm", "kubernetes", "fly"} == {each["backend"] for each in places}
+    for each in places:
+        assert set(each) <= {"backend", each["backend"]}
+        assert set(each.get(each["backend"], {})) <= set(defaults[each["backend"]])
 
 
 def found_by_ci(readme: Path) -> subprocess.CompletedProcess[str]:

@@ -37,8 +37,12 @@ KUBERNETES = [
     DOCS / "tutorial/8-gpus.md",
     DOCS / "migration/dask-kubernetes.md",
 ]
+#: Pages that need hosts, or a Slurm: tests/e2e/test_readme.py runs them.
+SUBSTRATES = [DOCS / "migration/slurm-cluster.md", DOCS / "migration/ssh-cluster.md"]
 TUTORIAL = [page for page in sorted(DOCS.glob("tutorial/[1-9]*.md")) if page not in KUBERNETES]
-MIGRATION = [page for page in sorted(DOCS.glob("migration/*.md")) if page not in KUBERNETES]
+MIGRATION = [
+    page for page in sorted(DOCS.glob("migration/*.md")) if page not in {*KUBERNETES, *SUBSTRATES}
+]
 REFERENCE = [page for page in sorted(DOCS.glob("reference/*.md")) if python_blocks(page)]
 GUIDES = [
     DOCS / f"{name}.md"

@@ -226,8 +226,8 @@ def _image(options: FlyOptions, site: Site) -> str:
     if not image:
         raise PoolError(
             "a machine needs an image: this driver is in no machine of Fly whose image it could "
-            'take; write image="registry.fly.io/my-runners:1", with Python, dask-flame and what '
-            "your calls import"
+            'take; write image="registry.fly.io/my-runners:1", or set flame.fly.image in Dask\'s '
+            "configuration; the image needs Python, dask-flame and what your calls import"
         )
     return image
 

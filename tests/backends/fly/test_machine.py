@@ -146,7 +146,9 @@ def test_the_drivers_machine_gives_image_and_region() -> None:
     own = OwnMachine(address="fdaa::1", app="hub", region="ams", image="hub/image:1")
     body = machine.runner(spec(), FlyOptions(), Site(identity=SITE.identity, own=own))
     assert (body["region"], body["config"]["image"]) == ("ams", "hub/image:1")
-    with pytest.raises(PoolError, match=r"a machine needs an image: .* write image="):
+    with pytest.raises(
+        PoolError, match=r"a machine needs an image: .* write image=.* flame\.fly\.image"
+    ):
         machine.runner(spec(), FlyOptions(), SITE)
 
 

@@ -1080,7 +1080,7 @@ def test_rights_that_are_missing(outside: Start) -> None:
 
 def test_without_an_image(outside: Start) -> None:
     fake = outside()
-    with pytest.raises(PoolError, match="a pod needs an image"):
+    with pytest.raises(PoolError, match=r"a pod needs an image: .* flame\.kubernetes\.image"):
         FlameCluster(backend="kubernetes", max=1, dashboard_address=None)
     assert fake.left() == []
 

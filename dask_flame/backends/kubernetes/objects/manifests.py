@@ -439,7 +439,8 @@ def _ours(
     if not container.get("image"):
         raise PoolError(
             "a pod needs an image: this driver is not in a pod whose image it could take; write "
-            'image="ghcr.io/me/runner:1.0", with Python, dask-flame and what your calls import'
+            'image="ghcr.io/me/runner:1.0", or set flame.kubernetes.image in Dask\'s '
+            "configuration; the image needs Python, dask-flame and what your calls import"
         )
     given = built.setdefault("metadata", {})
     own = {k: v for k, v in (given.get("labels") or {}).items() if not k.startswith(OURS)}

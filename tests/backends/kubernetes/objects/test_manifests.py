@@ -327,7 +327,9 @@ def test_the_schedulers_pod_is_safe_and_has_no_gpu(
 ) -> None:
     asked = SchedulerSpec(launch_config={}, cpus=0.5, memory=2**30, template=template)
     if site.image is None and "image" not in options:
-        with pytest.raises(PoolError, match="needs an image"):
+        with pytest.raises(
+            PoolError, match=r"needs an image: .* write image=.* flame\.kubernetes\.image"
+        ):
             manifests.scheduler(
                 site, asked, KubernetesOptions(**options), "the-secret", deadline=15
             )
