@@ -34,6 +34,7 @@ set -m
 TMPDIR=$flame_folder {command} &
 flame_pid=$!
 set +m
+[ -z "$flame_told" ] || kill -KILL -- "-$flame_pid" 2>/dev/null
 while :; do
   flame_told=
   wait "$flame_pid" 2>/dev/null
