@@ -259,6 +259,37 @@ class Backend(SchedulerPlacement, ABC):
         """
         self.context.trouble(name, why)
 
+    def queued(self, name: str) -> None:
+        """Report that a runner waits its turn; for a backend to call, on the event loop.
+
+        This is optional. It is for a substrate with a queue, where it is usual to wait, maybe for
+        hours, and where to ask again would be to queue up again: not for one that has no room. A
+        queued runner's ``boot_timeout`` does not run. It counts as requested, and is ended if it is
+        no longer needed. What it waits for is said by :meth:`trouble`.
+
+        Call this as soon as the substrate has accepted the request, and :meth:`started` when the
+        turn has come, which the backend must get to know. A runner that registers, or has ended, is
+        not queued any more.
+
+        Parameters
+        ----------
+        name : str
+            The name of a requested runner.
+        """
+        self.context.queued(name, True)
+
+    def started(self, name: str) -> None:
+        """Report that a queued runner's turn has come; for a backend to call, on the event loop.
+
+        The runner's ``boot_timeout`` begins.
+
+        Parameters
+        ----------
+        name : str
+            The name of a runner that was reported as :meth:`queued`.
+        """
+        self.context.queued(name, False)
+
     def stopped(self, why: str) -> None:
         """Report that this cluster was stopped; for a backend to call, on the event loop.
 

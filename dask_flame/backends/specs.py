@@ -32,7 +32,8 @@ class RunnerSpec:
     concurrency : int
         Number of concurrent calls.
     boot_timeout : float
-        Seconds after which a runner that cannot connect to its scheduler ends itself.
+        Seconds after which a runner that cannot connect to its scheduler ends itself, from its own
+        start.
     pool : str
         The runner's pool.
     shutdown_timeout : float
@@ -242,7 +243,7 @@ class Ended:
     no_capacity: bool = False
 
 
-def _unheard(*_: str) -> None:
+def _unheard(*_: object) -> None:
     """Ignore a report of a backend."""
 
 
@@ -261,6 +262,9 @@ class BackendContext:
         Called with a runner's name and a step; see :meth:`Backend.progress`.
     trouble : callable
         Called with a runner's name and a reason; see :meth:`Backend.trouble`.
+    queued : callable
+        Called with a runner's name, and whether it is queued or its turn has come; see
+        :meth:`Backend.queued` and :meth:`Backend.started`.
     stopped : callable
         Called with a reason; see :meth:`Backend.stopped`.
     scheduler : {"auto", "driver", "pod"}
@@ -281,6 +285,7 @@ class BackendContext:
     ended: Callable[[Ended], None]
     progress: Callable[[str, str], None] = _unheard
     trouble: Callable[[str, str], None] = _unheard
+    queued: Callable[[str, bool], None] = _unheard
     stopped: Callable[[str], None] = _unheard
     scheduler: str = "auto"
     places: Mapping[str, str] = field(default_factory=dict)

@@ -131,7 +131,8 @@ class Pool(Declared):
     min_idle_timeout : duration, optional (``flame.pool.min-idle-timeout``)
         The same for the last ``min`` runners; by default they stay.
     boot_timeout : duration, default "2m" (``flame.pool.boot-timeout``)
-        Maximum time from the boot request to the runner's registration.
+        Maximum time from the boot request to the runner's registration. Where a substrate has a
+        queue (Slurm), it begins when the runner's turn has come.
     shutdown_timeout : duration, default "30s" (``flame.pool.shutdown-timeout``)
         Maximum time from the request to end until the runner is ended by force. In this time,
         functions registered with :mod:`atexit` and ``weakref.finalize`` run, and open files are

@@ -265,6 +265,16 @@ class FlameAdaptive(Adaptive):
         """Record that a boot is held up, or no longer."""
         self._writer.held_up(name, self.fleets.of(name) or "", why)
 
+    def queued(self, name: str, *, waits: bool) -> None:
+        """Record that a boot waits its turn, or that its turn has come."""
+        if (fleet := self.fleets.fleet_of(name)) is None:
+            return
+        if waits:
+            fleet.queued(name)
+        else:
+            fleet.started(name, time.monotonic())
+        self.wake()
+
     def _accepted(self, names: Collection[str]) -> None:
         for name in names:
             self.reached(name, ACCEPTED)

@@ -180,6 +180,10 @@ class HostedCluster(PoolsApi):
         elif self._host is not None:
             self._host.held_up(name, why)
 
+    def _queued(self, name: str, waits: bool) -> None:
+        if self._host is not None:
+            self._host.queued(name, waits=waits)
+
     def _stopped(self, why: str) -> None:
         if self._host is not None:
             self._host.stopped(why)

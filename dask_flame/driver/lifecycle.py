@@ -96,6 +96,7 @@ class ClusterLifecycle(HostedCluster):
             ended=self._ended,
             progress=self._step,
             trouble=self._held_up,
+            queued=self._queued,
             stopped=self._stopped,
             scheduler=where,
             places=places,

@@ -71,6 +71,7 @@ class SchedulerServer:
             "ended": self._ended,
             "step": self._step,
             "trouble": self._trouble,
+            "queued": self._queued,
             "resize": self._resize,
             "fix": self._fix,
             "budget": self._budget,
@@ -221,6 +222,10 @@ class SchedulerServer:
 
     def _trouble(self, name: str, why: str) -> None:
         self.cluster.backend.trouble(name, why)
+
+    def _queued(self, name: str, waits: bool) -> None:
+        backend = self.cluster.backend
+        (backend.queued if waits else backend.started)(name)
 
     def _resize(self, pool: str, changes: dict[str, Any], text: str) -> None:
         self.cluster.follow_resize(pool, changes, text)

@@ -67,7 +67,10 @@ class Fleet:
     - with an exhausted budget no runner is booting, and none is idle but those that could not be
       retired, which is tried again every few seconds;
     - a paused runner counts only toward ``max``, and is retired if it stays paused;
-    - every runner is booting within its ``boot_timeout``, ready, paused, draining, or ending.
+    - every runner is queued, booting within its ``boot_timeout``, ready, paused, draining, or
+      ending;
+    - a queued runner counts as a booting one: it is not requested twice, and it is retired if the
+      demand for it goes away.
     """
 
     def __init__(
@@ -106,6 +109,19 @@ class Fleet:
         return self.index.members
 
     # Events
+
+    def queued(self, name: str) -> None:
+        """Record that a booting runner waits its turn, as is usual on its substrate.
+
+        Its ``boot_timeout`` begins with :meth:`started`.
+        """
+        if self.index.phase(name) is Phase.BOOTING:
+            self.index.queue(name)
+
+    def started(self, name: str, now: float) -> None:
+        """Record that a queued runner's turn has come."""
+        if self.index.phase(name) is Phase.BOOTING and self.members[name].queued:
+            self.index.time_boot(name, now)
 
     def registered(self, name: str, now: float) -> None:
         """Record that a runner registered and can take calls."""
@@ -403,8 +419,10 @@ class Fleet:
 
     def _end_late(self, now: float, retire: list[Retirement]) -> None:
         limit = self.pool.boot_timeout
-        while (member := self.index.longest_booting()) and now >= member.asked + limit:
+        while (member := self.index.longest_booting()) and now >= member.timed_from + limit:
             why = f"did not register within boot_timeout={limit:g} s"
+            if member.timed_from > member.asked:
+                why += " after its time in the queue"
             self._failed(member, now, why, late=True)
             retire.append(self._end(member, now, why, failed=True))
 
@@ -567,7 +585,7 @@ class Fleet:
         pool, index = self.pool, self.index
         times = [retry, index.next_due()]
         if (booting := index.longest_booting()) is not None:
-            times.append(booting.asked + pool.boot_timeout)
+            times.append(booting.timed_from + pool.boot_timeout)
         times += [
             held + pool.shutdown_timeout
             for name, (held, overran) in self._stuck.items()
@@ -608,8 +626,10 @@ class Fleet:
     ) -> None:
         self._who_failed, self._why_failed = member.name, f"{member.name} {why}"
         self._too_late, self._final = late, final
-        # A whole wave that fails for one reason counts as one failure.
-        if member.asked > self._failed_at:
+        # A whole wave that fails for one reason counts as one failure; but runners whose turns come
+        # one after the other fail one after the other.
+        began = member.asked if member.queued else member.timed_from
+        if began > self._failed_at:
             self.failures += 1
             self._failed_at = now
             wait = doubled(_BACKOFF_FIRST, self.failures, _BACKOFF_MOST)

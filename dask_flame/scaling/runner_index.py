@@ -62,6 +62,9 @@ class RunnerState:
     kind : str
         Its kind among those of its pool, such as ``"A100, spot"``: the values of the options that
         may be in order of preference. Empty if the pool has none of them.
+    timed_from : float
+        When its ``boot_timeout`` began: when its boot was decided, or when its turn came in the
+        queue of its substrate; infinite while it is queued.
     """
 
     name: str
@@ -76,7 +79,13 @@ class RunnerState:
     worked: bool = False
     paused: bool = False
     kind: str = ""
+    timed_from: float = math.inf
     stamp: int = 0  # heap entries with another stamp are stale
+
+    @property
+    def queued(self) -> bool:
+        """Whether it waits for its turn in the queue of its substrate."""
+        return self.phase is Phase.BOOTING and self.timed_from == math.inf
 
 
 _Heap = list[tuple[float, int, RunnerState]]
@@ -113,6 +122,7 @@ class RunnerIndex:
         self._called_off: OrderedDict[str, RunnerState] = (
             OrderedDict()
         )  # booting and unneeded, because their calls were released
+        self._timed: _Heap = []  # booting and not queued, by the begin of their boot_timeout
         self._idle: OrderedDict[str, RunnerState] = OrderedDict()  # ready, longest idle first
         self._approved: OrderedDict[str, RunnerState] = OrderedDict()  # idle, may end
         self._refused: dict[str, RunnerState] = {}  # idle, could not be retired
@@ -135,6 +145,18 @@ class RunnerIndex:
         self.members[name] = self._needed[name] = member
         self.counts[Phase.BOOTING] += 1
         self.news.add(name)
+        self.time_boot(name, now)
+
+    def time_boot(self, name: str, now: float) -> None:
+        """Begin the time of a booting runner's boot, anew."""
+        member = self.members[name]
+        member.timed_from = now
+        self._push(self._timed, now, member)
+
+    def queue(self, name: str) -> None:
+        """Mark a booting runner as queued: its boot takes no time until :meth:`time_boot`."""
+        member = self.members[name]
+        member.timed_from, member.stamp = math.inf, 0
 
     def ready(self, name: str, now: float) -> None:
         """Mark a runner as ready."""
@@ -334,10 +356,9 @@ class RunnerIndex:
         self._worked = seconds
 
     def longest_booting(self) -> RunnerState | None:
-        """Return the runner that has been booting for the longest time."""
-        if self._needed:
-            return next(iter(self._needed.values()))
-        return min(map(_last, self._spare()), key=lambda member: member.asked, default=None)
+        """Return the runner that has been booting for the longest time, without time in a queue."""
+        top = self._top(self._timed)
+        return None if top is None else top[1]
 
     def longest_unneeded(self) -> RunnerState | None:
         """Return the booting runner that has been unneeded for the longest time."""

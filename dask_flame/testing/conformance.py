@@ -55,6 +55,7 @@ class Said:
     steps: list[tuple[str, str]] = field(default_factory=list)
     late: list[tuple[str, str]] = field(default_factory=list)
     troubles: list[tuple[str, str]] = field(default_factory=list)
+    queues: list[tuple[str, bool]] = field(default_factory=list)
 
     @property
     def context(self) -> BackendContext:
@@ -64,7 +65,13 @@ class Said:
             ended=self.ended.append,
             progress=self._progress,
             trouble=lambda name, why: self.troubles.append((name, why)),
+            queued=self._queued,
         )
+
+    def _queued(self, name: str, waits: bool) -> None:
+        self.queues.append((name, waits))
+        if name in {e.name for e in self.ended}:
+            self.late.append((name, "queued" if waits else "started"))
 
     def _progress(self, name: str, step: str) -> None:
         self.steps.append((name, step))
@@ -227,6 +234,9 @@ class BackendConformance:
         assert max(Counter(said.steps).values(), default=1) == 1
         assert said.late == []
         assert {name for name, _ in said.troubles} <= {"", "one", "two", "broken"}
+        assert {name for name, _ in said.queues} <= {"one", "two", "broken"}
+        turns = {name for name, waits in said.queues if not waits}
+        assert all(said.queues.index((n, True)) < said.queues.index((n, False)) for n in turns)
 
     @pytest.mark.asyncio
     async def test_boot_does_not_wait_for_the_runner(self, stage: Stage) -> None:

@@ -283,6 +283,62 @@ def test_a_boot_that_takes_too_long_is_ended_and_tried_again_one_at_a_time() -> 
     assert len(rest.boot.names) == 3
 
 
+def test_a_boot_that_is_queued_takes_no_time_until_its_turn_comes() -> None:
+    fleet = Fleet(Pool(max=8, boot_timeout=30))
+    boots = fleet.decide(0, 2).boot
+    assert boots is not None
+    first, second = boots.names
+    for name in boots.names:
+        fleet.queued(name)
+    decision = fleet.decide(100_000, 2)
+    # It is as good as requested: no second wave is.
+    assert (decision.retire, decision.boot, decision.wake) == ((), None, None)
+    fleet.started(first, 100_000)
+    assert fleet.decide(100_000, 2).wake == 100_030
+    fleet.started(first, 100_020)  # said twice
+    assert retired(fleet.decide(100_029, 2)) == []
+    decision = fleet.decide(100_030, 2)
+    assert retired(decision) == [first]
+    assert decision.retire[0].failed
+    assert "boot_timeout=30 s after its time in the queue" in decision.retire[0].reason
+    fleet.ended(first, 100_031)
+    fleet.started(second, 200_000)
+    fleet.registered(second, 200_005)
+    again = fleet.decide(200_005, 2).boot
+    assert again is not None
+    assert len(again.names) == 1
+
+
+def test_a_queued_boot_that_nobody_needs_any_more_is_given_up() -> None:
+    fleet = Fleet(Pool(max=8, idle_timeout=60))
+    boots = fleet.decide(0, 3).boot
+    assert boots is not None
+    for name in boots.names:
+        fleet.queued(name)
+    fleet.taken_back(1)
+    fleet.decide(5000, 2)
+    decision = fleet.decide(5001, 2)
+    assert retired(decision) == [boots.names[2]]
+    assert not decision.retire[0].failed
+    assert fleet.decide(6000, 0).wake == 6060
+    assert set(retired(fleet.decide(6060, 0))) == set(boots.names[:2])
+
+
+def test_boots_that_fail_in_the_queue_fail_together_and_those_after_it_one_by_one() -> None:
+    fleet = Fleet(Pool(max=8, boot_attempts=9))
+    boots = fleet.decide(0, 6).boot
+    assert boots is not None
+    for name in boots.names:
+        fleet.queued(name)
+    for name in boots.names[:3]:
+        fleet.ended(name, 5000, "was cancelled by an administrator")
+    assert fleet.failures == 1
+    for hour, name in enumerate(boots.names[3:], 2):
+        fleet.started(name, 3600 * hour)
+        fleet.ended(name, 3600 * hour + 5, "exit code 1")
+    assert fleet.failures == 4
+
+
 def test_waiting_calls_fail_when_boots_keep_failing_and_later_ones_try_again() -> None:
     fleet = Fleet(Pool(max=4, boot_attempts=2))
     now = 0.0
@@ -536,9 +592,9 @@ def test_runners_that_are_paused_before_any_call_are_not_replaced_for_ever() -> 
 
 
 class World(RuleBasedStateMachine):
-    """Runners that boot, hang, crash, end and are taken away; calls that come, go and do not stop;
+    """Runners that wait in a queue, boot, hang, crash, end and are taken away; calls that come, go
 
-    answers that come late; a policy that changes; a clock that jumps."""
+    and do not stop; answers that come late; a policy that changes; a clock that jumps."""
 
     @initialize(
         least=st.integers(0, 3),
@@ -583,6 +639,7 @@ class World(RuleBasedStateMachine):
         self.doomed: set[str] = set()  # may be retired although busy
         self.held: dict[str, tuple[float, bool]] = {}
         self.asked: set[str] = set()
+        self.timed: dict[str, float] = {}  # since when the boots take time; infinite in a queue
         self.decision = Decision()
 
     @property
@@ -618,6 +675,29 @@ class World(RuleBasedStateMachine):
             assert final or alone or (self.fleet.crowded and self.fleet.failures == failures)
             assert not final or self.fleet.failures >= self.fleet.pool.boot_attempts
             self.decide()
+
+    @precondition(lambda self: "booting" in self.exists.values())
+    @rule(data=st.data())
+    def queue(self, data: Any) -> None:
+        """The substrate says that a boot waits its turn."""
+        self._with("booting", data, self._queue)
+
+    def _queue(self, name: str) -> None:
+        self.timed[name] = math.inf
+        self.fleet.queued(name)
+        self.decide()
+
+    @precondition(lambda self: "booting" in self.exists.values())
+    @rule(data=st.data())
+    def start(self, data: Any) -> None:
+        """The turn of a boot comes, or came before."""
+        self._with("booting", data, self._start)
+
+    def _start(self, name: str) -> None:
+        if self.timed[name] == math.inf:
+            self.timed[name] = self.now
+        self.fleet.started(name, self.now)
+        self.decide()
 
     @precondition(lambda self: "booting" in self.exists.values())
     @rule(data=st.data())
@@ -820,6 +900,7 @@ class World(RuleBasedStateMachine):
         self.decision = decision = self.fleet.decide(self.now, demand)
         for item in decision.retire:
             assert self.exists[item.name] in ("booting", "ready")
+            assert not item.failed or self.now >= self.timed[item.name] + 30
             if self.busy.get(item.name):
                 assert item.name in self.doomed | held, f"{item} was busy"
                 # Its calls run again elsewhere.
@@ -841,6 +922,11 @@ class World(RuleBasedStateMachine):
             for name in decision.boot.names:
                 assert name not in self.exists
                 self.exists[name] = "booting"
+                self.timed[name] = self.now
+        booting = [self.timed[n] + 30 for n, s in self.exists.items() if s == "booting"]
+        assert all(due > self.now for due in booting), "a boot takes longer than it may"
+        dues = [due for due in booting if due < math.inf]
+        assert not dues or (decision.wake is not None and decision.wake <= min(dues))
         if decision.give_up:
             assert self.fleet.pool.on_boot_failure == "fail"
             self.waiting = 0
@@ -920,6 +1006,8 @@ def places(fleet: Fleet, member: RunnerState) -> list[str]:
     ]
     found = [member.name for order in orders if member.name in order]
     waits = any(m is member and stamp == m.stamp for _, stamp, m in index._dues)
+    timed = any(m is member and stamp == m.stamp for _, stamp, m in index._timed)
+    assert timed == (member.phase is Phase.BOOTING and not member.queued)
     if member.phase is Phase.PAUSED and waits == (not member.busy):
         found.append(member.name)
     if member.phase is Phase.DRAINING and not found and (waits or member.busy):

@@ -175,8 +175,8 @@ def why_ended(job: Job, *, ending: bool, limit: int, memory: str, output: str, f
         return "was preempted by another job (PREEMPTED); relevant settings: partition and qos"
     if state == "DEADLINE":
         return (
-            "its job did not start within boot_timeout (DEADLINE); relevant settings: "
-            "boot_timeout, partition, time"
+            "its job has waited for so long that it could not end before its deadline (DEADLINE); "
+            "relevant settings: partition, time"
         )
     if job.code & 0x7F == _NO_OUTPUT_FILE:
         return not_shared(folder, job.node)

@@ -13,7 +13,7 @@ _SETTINGS = (
     ("node configuration", "cpus, memory, gpus, gpu_kind, constraint and partition"),
     ("feature", "constraint"),
     ("time limit", "time and partition"),
-    ("deadline", "time and boot_timeout"),
+    ("deadline", "time and job_extra_directives"),
 )
 #: Limits of this user, which allow further jobs when others have ended.
 _LIMITS = ("maxsubmit", "submit limit", "job violates accounting/qos policy", "grpsubmit")

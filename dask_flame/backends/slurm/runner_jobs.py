@@ -45,6 +45,8 @@ class Reports(Protocol):
     def ended(self, what: Ended) -> None: ...
     def progress(self, name: str, step: str) -> None: ...
     def trouble(self, name: str, why: str) -> None: ...
+    def queued(self, name: str) -> None: ...
+    def started(self, name: str) -> None: ...
     def stopped(self, why: str) -> None: ...
 
 
@@ -143,6 +145,7 @@ class RunnerJobs:
             for runner in runners:
                 runner.array = array
                 if not runner.ending:
+                    self._reports.queued(runner.spec.name)
                     self._reports.progress(runner.spec.name, "queued")
             self._woken.set()
         finally:
@@ -264,6 +267,7 @@ class RunnerJobs:
             if runner.waits:
                 self._reports.trouble(name, "")
             if not runner.ending:
+                self._reports.started(name)
                 self._reports.progress(name, "started")
 
     def _judge_waiting(self, runner: Runner, job: Job) -> None:

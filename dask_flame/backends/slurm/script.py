@@ -34,6 +34,7 @@ set -m
 TMPDIR=$flame_folder {command} &
 flame_pid=$!
 set +m
+[ -z "$flame_told" ] || kill -KILL -- "-$flame_pid" 2>/dev/null
 while :; do
   flame_told=
   wait "$flame_pid" 2>/dev/null
@@ -47,6 +48,8 @@ trap - TERM USR1
 """
 #: Most of Slurm's limits are in whole minutes.
 _MINUTE = 60
+#: A job that has waited for so many minutes leaves the queue, even if nobody is there to cancel it.
+_LONGEST_WAIT = 30 * 24 * 60
 
 
 def script(
@@ -87,7 +90,7 @@ def script(
 
 def group_key(spec: RunnerSpec, options: SlurmOptions) -> tuple[object, ...]:
     """Return what is the same for runners that fit in one wave."""
-    own = (spec.pool, spec.kind, spec.boot_timeout, spec.gpus)
+    own = (spec.pool, spec.kind, spec.gpus)
     return (*own, cpus(spec), memory(spec), repr(options))
 
 
@@ -129,8 +132,6 @@ def _directives(
     spec, time = specs[0], limit(options)
     minutes = math.ceil(time / _MINUTE)
     gpu = f"gpu:{options.gpu_kind}" if options.gpu_kind else "gpu"
-    # A job that cannot end by then leaves the queue, even if nobody is there to cancel it.
-    deadline = minutes + math.ceil(spec.boot_timeout / _MINUTE) + 1
     warning = max(1, min(int(drain), time - 30))
     found = [
         f"--job-name={identity.job_name}",
@@ -147,7 +148,7 @@ def _directives(
         f"--mem={memory(spec)}" if memory(spec) else "",
         f"--gres={gpu}:{spec.gpus}" if spec.gpus else "",
         f"--time={minutes}",
-        f"--deadline=now+{deadline}minutes",
+        f"--deadline=now+{_LONGEST_WAIT + minutes}minutes",
         f"--signal=B:TERM@{warning}",
         "--no-requeue",
         "--open-mode=truncate",

@@ -125,6 +125,9 @@ class SchedulerHost(Protocol):
     def held_up(self, name: str, why: str) -> None:
         """Handle a boot that is held up, or no longer if `why` is empty."""
 
+    def queued(self, name: str, *, waits: bool) -> None:
+        """Handle a boot that waits its turn, or whose turn has come."""
+
     def stopped(self, why: str) -> None:
         """Handle a cluster that was stopped from outside."""
 

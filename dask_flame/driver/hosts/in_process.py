@@ -273,6 +273,11 @@ class InProcessScheduler:
         if self._adaptive is not None:
             self._adaptive.held_up(name, why)
 
+    def queued(self, name: str, *, waits: bool) -> None:
+        """Handle a boot that waits its turn, or whose turn has come."""
+        if self._adaptive is not None:
+            self._adaptive.queued(name, waits=waits)
+
     def stopped(self, why: str) -> None:
         """Handle a cluster that was stopped from outside."""
         self._parts.note_stop(why)

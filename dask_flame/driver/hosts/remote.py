@@ -403,6 +403,9 @@ class RemoteScheduler:
     def held_up(self, name: str, why: str) -> None:
         self._link.send("trouble", name=name, why=why)
 
+    def queued(self, name: str, *, waits: bool) -> None:
+        self._link.send("queued", name=name, waits=waits)
+
     def stopped(self, why: str) -> None:
         self._stop = why
         self._link.send("stopped", why=why)

@@ -135,7 +135,9 @@ class StatePublisher:
                 if self._members.get(name) != state:
                     # Send ages, as the monotonic clocks of the two processes differ.
                     asked, since = now - member.asked, now - member.since
-                    news.append(replace(member, asked=asked, since=since, stamp=0))
+                    timed = now - member.timed_from
+                    told = replace(member, asked=asked, since=since, timed_from=timed, stamp=0)
+                    news.append(told)
         self._members = states
         numbers: dict[str, _Numbers] = {
             pool: (
@@ -237,7 +239,8 @@ class SchedulerProxy:
         now = time.monotonic()
         self._numbers = numbers
         for told in members:
-            self._set(replace(told, asked=now - told.asked, since=now - told.since))
+            asked, since, timed = now - told.asked, now - told.since, now - told.timed_from
+            self._set(replace(told, asked=asked, since=since, timed_from=timed))
         for pool, fleet in self._fleets:
             _, _, busy, _, idle = numbers.get(pool, _NOTHING)
             fleet.index.busy_before(busy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 import dask
@@ -16,7 +17,7 @@ from dask_flame.backends.slurm import SlurmBackend
 from dask_flame.errors import BackendError
 from dask_flame.testing.conformance import Said
 from tests.backends.slurm.stage import NOWHERE, WHOLE_NODE, end_of, has_step, spec, started
-from tests.support.slurm_world import SlurmWorld
+from tests.support.slurm_world import NODES, SlurmWorld
 from tests.support.waiting import until, wait_for
 
 pytestmark = [pytest.mark.process, pytest.mark.asyncio]
@@ -154,6 +155,38 @@ async def test_a_cluster_with_calls_over_tls(slurm: SlurmWorld) -> None:
     assert "#SBATCH --gres=gpu:tesla:1" in manifest
     assert "queued" in ready[0].text
     assert "started" in ready[0].text
+
+
+async def test_a_job_may_wait_in_the_queue_for_longer_than_a_boot_may_take(
+    slurm: SlurmWorld,
+) -> None:
+    other = ("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=exec sleep 600")
+    others = [slurm.command(*other).strip() for _ in NODES]
+    try:
+        async with (
+            FlameCluster(
+                backend="slurm", boot_timeout="5m", dashboard_address=None, asynchronous=True
+            ) as cluster,
+            Client(cluster, asynchronous=True) as client,
+        ):
+            future = client.submit(abs, -1)
+            await until(lambda: "waits in the queue" in repr(cluster.events), what="a reason")
+            # Only while it waits, because to start may take longer here.
+            cluster.resize(boot_timeout="1s")
+            later = time.monotonic() + 4
+            await until(lambda: time.monotonic() > later, what="its time would be over")
+            assert [line for line in slurm.jobs() if line.endswith("PENDING")]
+            assert cluster.runners["runner-1"].phase.value == "booting"
+            cluster.resize(boot_timeout="5m")
+            slurm.command("scancel", *others)
+            assert await future == 1
+            (boot,) = cluster.boots
+            events = [event.kind for event in cluster.events]
+    finally:
+        slurm.command("scancel", *others)
+    assert boot.name == "runner-1"
+    assert boot.phases["started"] > 4
+    assert events.count("boot") == 1
 
 
 async def test_calls_fail_with_the_refusal(slurm: SlurmWorld) -> None:

@@ -13,6 +13,10 @@ import dask
 import psutil
 import pytest
 
+from dask_flame.backends.slurm.identity import Identity
+from dask_flame.backends.slurm.options import complete
+from dask_flame.backends.slurm.script import script
+from tests.backends.slurm.stage import spec
 from tests.support.paths import ROOT
 from tests.support.slurm_world import SlurmWorld
 from tests.support.waiting import wait_for
@@ -148,3 +152,23 @@ def test_a_cluster_that_is_stopped_tells_its_driver(slurm: SlurmWorld, tmp_path:
         process.kill()
         process.wait()
         wait_for(lambda: not list((tmp_path / "shared").iterdir()), what="the folder is gone")
+
+
+def test_a_job_that_is_ended_while_it_starts_leaves_no_folder(tmp_path: Path) -> None:
+    # The signal comes after its folder was made, and before its runner was started.
+    early = 'mktemp() { command mktemp "$@"; kill -USR1 $$; }'
+    python, scratch = tmp_path / "python", tmp_path / "scratch"
+    python.write_text("#!/bin/sh\nexec sleep 600\n")
+    python.chmod(0o755)
+    scratch.mkdir()
+    options = complete(
+        {
+            "python": str(python),
+            "local_directory": str(scratch),
+            "job_script_prologue": [early],
+        }
+    )
+    text = script([spec("one")], options, Identity.new("x"), "/f", wave=1, drain=90)
+    done = subprocess.run(["bash", "-c", text], timeout=60, stderr=subprocess.DEVNULL)
+    assert done.returncode == 137
+    assert not list(scratch.iterdir())

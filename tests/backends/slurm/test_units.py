@@ -64,8 +64,8 @@ def test_what_a_pool_wants_becomes_directives() -> None:
     assert "--partition=gpu" in found
     assert "--no-requeue" in found
     assert "--signal=B:TERM@90" in found
-    # 90 minutes, and 10 in which it may wait.
-    assert "--deadline=now+101minutes" in found
+    # 90 minutes, and 30 days in which it may wait, whatever its boot_timeout.
+    assert "--deadline=now+43290minutes" in found
     assert any(line.startswith("--job-name=flame-my-shop-") for line in found)
 
 
@@ -127,7 +127,7 @@ def test_a_list_of_jobs_is_read_by_its_columns() -> None:
         (job("NODE_FAIL"), "its node n1 failed (NODE_FAIL)"),
         (job("PREEMPTED"), "was preempted by another job (PREEMPTED)"),
         (job("CANCELLED"), "its job was cancelled by somebody else (CANCELLED)"),
-        (job("DEADLINE"), "its job did not start within boot_timeout (DEADLINE)"),
+        (job("DEADLINE"), "its job has waited for so long that it could not end before its"),
         (job("FAILED", code=53), "the folder /f is not there on node n1"),
     ],
 )
