@@ -7,7 +7,7 @@ This process ends when its input closes, because the driver or the connection ha
 the driver has been silent for the lease, because the network was cut.
 
 From the driver: ``begin`` first, ``kind``, ``forget``, ``boot`` and ``end`` as for a supervisor,
-``taken`` and ``ping``, and for a trial before, ``listen`` and ``reach``. To the driver: ``here``
+``taken`` and ``ping``, and for a trial, ``listen``, ``reach`` and ``hush``. To the driver: ``here``
 first, the answers to ``listen``, ``reach`` and ``taken``, ``full``, ``failed``, and what the
 supervisor says. Imports little, because a boot waits for it.
 """
@@ -177,21 +177,27 @@ class Agent:
             self._forward(message)
         elif op == "listen":
             self._listen(message["token"])
+        elif op == "hush":
+            self._hush()
         elif op == "reach":
             failed = first_out_of_reach(message["places"], message["token"], message["within"])
             self._say(ev="reach", failed=failed)
 
     def _listen(self, token: str) -> None:
         """Listen for a trial, until the driver has made up its mind."""
+        self._hush()
         try:
             self._listener = Listener(token)
             self._say(ev="listen", address=own_address(), port=self._listener.port)
         except OSError:
             self._say(ev="listen", address="", port=0)
 
-    def _begin(self, message: dict[str, Any]) -> None:
+    def _hush(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        self._listener = None
+
+    def _begin(self, message: dict[str, Any]) -> None:
         self._mark, self._lease = message["mark"], message["lease"]
         limits = message["capacity"]
         limits["gpus"] = tuple(limits["gpus"])
@@ -209,6 +215,8 @@ class Agent:
         assert supervisor is not None
         assert supervisor.origin is not None
         ours, theirs = socket.socketpair()
+        assert self._claims is not None
+        self._claims.held_by(theirs)
         words = [str(theirs.fileno()), f"{self._mark}/1", str(os.getpid()), "", "", "0"]
         environment = dict(os.environ)
         if first is not None and all(os.environ.get(n) == first["env"][n] for n in first["own"]):

@@ -69,6 +69,8 @@ class Machine:
         self.others = Taken()
         self.runners: dict[str, Need] = {}
         self.address = ""
+        #: Where it can be connected to directly, see :mod:`dask_flame.backends.ssh.reach`.
+        self.place = ""
         self._python = host.python or python
         self._mark = mark
         self._heard = heard
@@ -219,6 +221,11 @@ class Machine:
         scheme, _, place = address.partition("://")
         own, port = self.peer[0], place.rpartition(":")[2]
         return f"{scheme}://{unparse_host_port(own, int(port))}"
+
+    @property
+    def over(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._over or self._closing
 
     # Messages
 
