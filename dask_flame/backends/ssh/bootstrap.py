@@ -8,10 +8,15 @@ import shlex
 from dask_flame._version import __version__
 from dask_flame.core.python_versions import here
 
-#: Run by any Python 3 there: it says its version if the agent cannot be imported.
+#: Run by any Python 3 there: it says its version if the agent cannot be imported, or what runners
+#: import beside it: an installation without its dependencies would leave a folder behind.
 _PROGRAM = """
 import json, platform, sys
+from importlib.util import find_spec
 try:
+    for name in ("dask", "distributed", "psutil", "cloudpickle", "msgpack", "tornado"):
+        if find_spec(name) is None:
+            raise ImportError("No module named " + repr(name))
     from dask_flame.backends.ssh.agent import main
 except Exception as error:
     said = {"ev": "here", "python": platform.python_version(), "missing": str(error)}

@@ -13,6 +13,7 @@ import dask.config
 import pytest
 import pytest_asyncio  # noqa: F401
 
+import dask_flame
 from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.errors import BackendError
@@ -113,6 +114,15 @@ async def test_a_python_without_dask_flame(ssh: Sshd, tmp_path: Path) -> None:
     said = await _why(["host1"], python=python)
     assert "lacks dask-flame" in said
     assert re.search(rf"type: ssh host1 {python} -m pip install dask-flame==\d", said)
+
+
+async def test_a_python_without_what_dask_flame_needs(ssh: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "dask_flame").symlink_to(Path(dask_flame.__file__).parent)
+    run = f'PYTHONPATH={tmp_path}/alone exec {sys.executable} -S "$@"'
+    said = await _why(["host1"], python=_program(tmp_path / "bare", run))
+    assert "cannot import dask-flame (No module named 'dask')" in said
+    assert f"type: ssh host1 {tmp_path}/bare -m pip install --upgrade dask-flame==" in said
 
 
 async def test_no_room_for_temporary_files(ssh: Sshd, tmp_path: Path) -> None:
