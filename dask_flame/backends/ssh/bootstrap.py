@@ -99,3 +99,27 @@ def why_unfit(python: str, version: str, missing: str, ssh: str, interpreter: st
             f"{interpreter} -m pip install --upgrade dask-flame=={__version__}"
         )
     return ""
+
+
+def why_ended(code: int | None, words: str, ssh: str, interpreter: str) -> str:
+    """Return why an agent has ended before its first word, and the line to type.
+
+    Parameters
+    ----------
+    code : int or None
+        The exit code.
+    words : str
+        What was printed.
+    ssh, interpreter : str
+        As for :func:`why_unfit`.
+    """
+    said = " ".join(words.split()) or "nothing was printed"
+    if code in (126, 127):
+        return (
+            f"there is no {interpreter} ({said}); write "
+            'python="/path/to/python" for an interpreter there that has dask-flame'
+        )
+    return (
+        f"its agent has ended (exit code {code}): {said[-800:]}; type: "
+        f'ssh {ssh} {interpreter} -c "import dask_flame"'
+    )
