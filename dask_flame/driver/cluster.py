@@ -37,7 +37,7 @@ from dask_flame.driver.cluster_options import asynchronous as checked_asynchrono
 from dask_flame.driver.cluster_options import cluster_name, event_loop, local_code, log_level
 from dask_flame.driver.cluster_options import dashboard_address as checked_address
 from dask_flame.driver.connect.handover import Given, packed
-from dask_flame.driver.dashboard_links import dashboard_link, host_of, page_link, with_token
+from dask_flame.driver.dashboard_links import dashboard_link, page_link, served_at, with_token
 from dask_flame.driver.fleets import PoolFleets, make_pools
 from dask_flame.driver.fork_check import clients_of
 from dask_flame.driver.hosts.base import SchedulerView
@@ -358,7 +358,8 @@ class FlameCluster(ClusterLifecycle):
         served = self.scheduler_info.get("services", {}).get("dashboard")
         if served is None:
             return ""
-        link = dashboard_link(host_of(self.scheduler_address), served, self._warned)
+        host = served_at(self.dashboard_address, self.scheduler_address)
+        link = dashboard_link(host, served, self._warned)
         return with_token(link, self._dashboard_token)
 
     @property

@@ -42,6 +42,30 @@ def host_of(address: str) -> str:
     return place.rpartition(":")[0] or place
 
 
+def served_at(dashboard_address: str | None, scheduler: str) -> str:
+    """Return the host for links of a dashboard that a scheduler in this process serves.
+
+    A dashboard on the loopback interface does not answer at the address of a scheduler that
+    listens on a network, as for runners of Slurm.
+
+    Parameters
+    ----------
+    dashboard_address : str or None
+        As checked; without a host: all addresses of this machine.
+    scheduler : str
+        Address of the scheduler.
+
+    Examples
+    --------
+    >>> served_at("127.0.0.1:8787", "tls://10.0.0.1:40999")
+    '127.0.0.1'
+    >>> served_at(":8787", "tls://10.0.0.1:40999")
+    '10.0.0.1'
+    """
+    host = (dashboard_address or "").rpartition(":")[0]
+    return host_of(scheduler) if host in ("", "0.0.0.0") else host
+
+
 def with_token(link: str, token: str | None) -> str:
     """Return a link of the dashboard with its token, if both are there."""
     if not link or token is None:

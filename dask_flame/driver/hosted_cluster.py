@@ -42,6 +42,8 @@ class HostedCluster(PoolsApi):
     security: Security
     dashboard_address: str | None
     _dashboard_token: str | None
+    #: What troubles the backend, apart from single boots.
+    _trouble: str = ""
     _files: ClusterFiles
     _history: History
     _reports: Reports
@@ -176,7 +178,9 @@ class HostedCluster(PoolsApi):
 
     def _held_up(self, name: str, why: str) -> None:
         if not name:
-            self._history.journal.note("held", why)
+            before, self._trouble = self._trouble, why
+            if why or before:
+                self._history.journal.note("held", why or f"over: {before}")
         elif self._host is not None:
             self._host.held_up(name, why)
 

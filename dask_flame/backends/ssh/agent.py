@@ -7,7 +7,7 @@ This process ends when its input closes, because the driver or the connection ha
 the driver has been silent for the lease, because the network was cut.
 
 From the driver: ``begin`` first, ``kind``, ``forget``, ``boot`` and ``end`` as for a supervisor,
-``taken`` and ``ping``, and for a trial before, ``listen`` and ``reach``. To the driver: ``here``
+``taken`` and ``ping``, and for a trial, ``listen``, ``reach`` and ``hush``. To the driver: ``here``
 first, the answers to ``listen``, ``reach`` and ``taken``, ``full``, ``failed``, and what the
 supervisor says. Imports little, because a boot waits for it.
 """
@@ -24,7 +24,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import traceback
 from dataclasses import asdict
@@ -35,9 +34,10 @@ from dask_flame._version import __version__
 from dask_flame.backends.local.exit_reasons import ExitReasons
 from dask_flame.backends.ssh import resources
 from dask_flame.backends.ssh.claims import Capacity, Claims, Need
+from dask_flame.backends.ssh.host_environment import VISIBLE, check_place, completed
 from dask_flame.backends.ssh.probe import Listener, first_out_of_reach, own_address
 from dask_flame.core.folder_locks import lock
-from dask_flame.core.own_folders import make_own, why_unsafe
+from dask_flame.core.own_folders import make_own
 from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.core.resource_trackers import end_all_marked, wait_for_trackers
 
@@ -45,15 +45,13 @@ from dask_flame.core.resource_trackers import end_all_marked, wait_for_trackers
 PREFIX = "dask-flame "
 #: Variables by which a runner finds the sockets of this host, and its address.
 FOLDER, ADDRESS = "DASK_FLAME_SSH_FOLDER", "DASK_FLAME_SSH_ADDRESS"
-_VISIBLE, _ORDER = "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"
+_ORDER = "CUDA_DEVICE_ORDER"
 #: Seconds for the supervisor to end everything.
 _END_WITHIN = 20.0
 #: Seconds in which the runners of a killed supervisor begin to end what it leaves.
 _LEFT_TO_RUNNERS = 0.5
 #: Bytes that wait for the driver, beyond which the supervisor is not read.
 _MOST_UNREAD = 4_000_000
-#: Bytes that are written for a trial, to see that there is room.
-_TRIAL = 1 << 16
 
 
 class Agent:
@@ -167,7 +165,7 @@ class Agent:
         if op == "begin":
             self._begin(message)
         elif op == "kind":
-            self._forward(self._completed(message))
+            self._forward(completed(message))
         elif op == "boot":
             self._boot(message)
         elif op == "taken":
@@ -177,29 +175,35 @@ class Agent:
             self._forward(message)
         elif op == "listen":
             self._listen(message["token"])
+        elif op == "hush":
+            self._hush()
         elif op == "reach":
             failed = first_out_of_reach(message["places"], message["token"], message["within"])
             self._say(ev="reach", failed=failed)
 
     def _listen(self, token: str) -> None:
         """Listen for a trial, until the driver has made up its mind."""
+        self._hush()
         try:
             self._listener = Listener(token)
             self._say(ev="listen", address=own_address(), port=self._listener.port)
         except OSError:
             self._say(ev="listen", address="", port=0)
 
-    def _begin(self, message: dict[str, Any]) -> None:
+    def _hush(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        self._listener = None
+
+    def _begin(self, message: dict[str, Any]) -> None:
         self._mark, self._lease = message["mark"], message["lease"]
         limits = message["capacity"]
         limits["gpus"] = tuple(limits["gpus"])
         self._claims = Claims(secrets.token_hex(4), Capacity(**limits))
         self._address = message["address"]
         try:
-            _check_place()
-            self._start(self._completed(message["kind"]) if message["kind"] else None)
+            check_place()
+            self._start(completed(message["kind"]) if message["kind"] else None)
         except OSError as error:
             self._say(ev="failed", why=str(error))
 
@@ -209,6 +213,8 @@ class Agent:
         assert supervisor is not None
         assert supervisor.origin is not None
         ours, theirs = socket.socketpair()
+        assert self._claims is not None
+        self._claims.held_by(theirs)
         words = [str(theirs.fileno()), f"{self._mark}/1", str(os.getpid()), "", "", "0"]
         environment = dict(os.environ)
         if first is not None and all(os.environ.get(n) == first["env"][n] for n in first["own"]):
@@ -231,18 +237,6 @@ class Agent:
         if first is not None:
             self._forward(first)
 
-    def _completed(self, kind: dict[str, Any]) -> dict[str, Any]:
-        """Return the description of a kind of runners, with this host's environment."""
-        inherited = {k: v for k, v in os.environ.items() if k not in ("TMPDIR", _VISIBLE, MARK)}
-        hidden = {} if kind.pop("gpus") else {_VISIBLE: ""}
-        own = kind["variables"]
-        env = {**kind.pop("usual"), **inherited, **hidden, **kind.pop("variables")}
-        preload = kind["preload"]
-        if not kind["packages"]:
-            # What is not here is a module of the driver, which runners fetch.
-            preload = [name for name in preload if _is_here(name)]
-        return {**kind, "env": env, "own": sorted(own), "preload": preload}
-
     def _boot(self, message: dict[str, Any]) -> None:
         assert self._claims is not None
         runners: dict[str, dict[str, str]] = {}
@@ -254,7 +248,7 @@ class Agent:
             if why:
                 self._say(ev="full", name=name, why=why, others=asdict(self._claims.others()))
                 continue
-            chosen = {_VISIBLE: ",".join(gpus), _ORDER: "PCI_BUS_ID"} if gpus else {}
+            chosen = {VISIBLE: ",".join(gpus), _ORDER: "PCI_BUS_ID"} if gpus else {}
             runners[name] = {**chosen, **self._relay}
         if runners:
             self._forward({**message, "runners": runners})
@@ -321,29 +315,6 @@ class Agent:
         if code < 0:
             time.sleep(_LEFT_TO_RUNNERS)
             wait_for_trackers(end_all_marked(f"{self._mark}/"))
-
-
-def _check_place() -> None:
-    """Raise an OSError if runners cannot have their folders where temporary files are."""
-    try:
-        place = tempfile.gettempdir()  # it writes a few bytes
-        with tempfile.TemporaryFile(dir=place) as trial:
-            trial.write(bytes(_TRIAL))
-            trial.flush()
-    except OSError as error:
-        raise OSError(
-            f"nothing can be written to a temporary folder ({error.strerror}): make room there, "
-            "or set TMPDIR for this user on the host"
-        ) from None
-    if why := why_unsafe(place):
-        raise OSError(f"the temporary folder {place} is not safe from other users: {why}")
-
-
-def _is_here(module: str) -> bool:
-    """Return whether a module can be imported on this host, as far as its package tells."""
-    with contextlib.suppress(ImportError, ValueError):
-        return find_spec(module.partition(".")[0]) is not None
-    return False
 
 
 def main() -> NoReturn:

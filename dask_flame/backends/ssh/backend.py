@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from distributed.comm.addressing import unparse_host_port
+
 from dask_flame.backends.base import Backend
 from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.backends.ssh import comm
@@ -20,7 +22,7 @@ from dask_flame.backends.ssh.machines import Machines
 from dask_flame.backends.ssh.options import SshOptions
 from dask_flame.backends.ssh.output import Output
 from dask_flame.backends.ssh.placement import choose, why_full, why_never
-from dask_flame.backends.ssh.reach import own_address, why_not_direct
+from dask_flame.backends.ssh.reach import own_address
 from dask_flame.backends.ssh.routes import DRIVER
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.errors import BackendError
@@ -87,7 +89,7 @@ class SshBackend(Backend):
     def listening(self) -> dict[str, Any]:
         if self._machines.forwards:
             return {"host": DRIVER, "protocol": comm.SCHEME}
-        return {"host": own_address(self._machines.connected.values())}
+        return {"host": self._machines.own}
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:
         for spec in specs:
@@ -146,7 +148,9 @@ class SshBackend(Backend):
         try:
             await machines.want(wanted)
             self._check_open()
-            machines.forwards = await self._must_forward(list(machines.connected.values()))
+            machines.forwards = await self._must_forward()
+            if not machines.forwards:
+                machines.own = own_address(machines.connected.values())
             await machines.begin()
             self._check_open()
         except BaseException:
@@ -158,7 +162,7 @@ class SshBackend(Backend):
             raise BackendError(f"no host can be used: {why}")
         self._started = True
 
-    async def _must_forward(self, machines: Sequence[Machine]) -> bool:
+    async def _must_forward(self) -> bool:
         """Return whether runners are reached through the connections of ssh.
 
         Raises
@@ -167,9 +171,9 @@ class SshBackend(Backend):
             The user wants direct connections, and they are not possible.
         """
         reach = self._options(self._expected[0]).reach or "auto"
-        if reach == "forward" or not machines:
+        if reach == "forward" or not self._machines.connected:
             return True
-        why = await why_not_direct(machines)
+        why = await self._machines.why_not_direct()
         if why and reach == "direct":
             raise BackendError(f'reach="direct" is not possible: {why}; write reach="forward"')
         logger.debug("reach: %s", why or "direct")
@@ -300,7 +304,7 @@ class SshBackend(Backend):
         config = launch_config(
             spec,
             scheduler=spec.scheduler if forwards else machine.scheduler(spec.scheduler),
-            host=machine.address if forwards else None,
+            host=machine.address if forwards else unparse_host_port(machine.place),
         )
         share = {"cpus": wants.cpus, "memory": wants.memory, "gpus": wants.gpus}
         machine.send(op="boot", runners={spec.name: share}, kind=kind["key"], launch_config=config)

@@ -8,10 +8,15 @@ import shlex
 from dask_flame._version import __version__
 from dask_flame.core.python_versions import here
 
-#: Run by any Python 3 there: it says its version if the agent cannot be imported.
+#: Run by any Python 3 there: it says its version if the agent cannot be imported, or what runners
+#: import beside it: an installation without its dependencies would leave a folder behind.
 _PROGRAM = """
 import json, platform, sys
+from importlib.util import find_spec
 try:
+    for name in ("dask", "distributed", "psutil", "cloudpickle", "msgpack", "tornado"):
+        if find_spec(name) is None:
+            raise ImportError("No module named " + repr(name))
     from dask_flame.backends.ssh.agent import main
 except Exception as error:
     said = {"ev": "here", "python": platform.python_version(), "missing": str(error)}
@@ -94,3 +99,27 @@ def why_unfit(python: str, version: str, missing: str, ssh: str, interpreter: st
             f"{interpreter} -m pip install --upgrade dask-flame=={__version__}"
         )
     return ""
+
+
+def why_ended(code: int | None, words: str, ssh: str, interpreter: str) -> str:
+    """Return why an agent has ended before its first word, and the line to type.
+
+    Parameters
+    ----------
+    code : int or None
+        The exit code.
+    words : str
+        What was printed.
+    ssh, interpreter : str
+        As for :func:`why_unfit`.
+    """
+    said = " ".join(words.split()) or "nothing was printed"
+    if code in (126, 127):
+        return (
+            f"there is no {interpreter} ({said}); write "
+            'python="/path/to/python" for an interpreter there that has dask-flame'
+        )
+    return (
+        f"its agent has ended (exit code {code}): {said[-800:]}; type: "
+        f'ssh {ssh} {interpreter} -c "import dask_flame"'
+    )

@@ -4,6 +4,10 @@ Each runner's share is the name of a socket in Linux's abstract namespace, which
 Such a name ends with the process that holds it, however that ends, and leaves no file; and it is
 seen by all processes of the host, so that two clusters do not take the same GPU. Elsewhere than on
 Linux, only the runners of one cluster are counted.
+
+Two more names are those of the agent and of its supervisor. An agent that is killed takes the
+shares of its runners with it, a moment before they have ended: until its supervisor has ended too,
+which ends them, nothing of the host is given away.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ from pathlib import Path
 _TABLE = Path("/proc/net/unix")
 #: Seconds to wait for another agent that is taking something, and between two attempts.
 _WITHIN, _PAUSE = 10.0, 0.005
+#: Why nothing is free on a host for a moment.
+ENDING = "runners of an agent that was killed are being ended"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,11 @@ class Capacity:
     cpus: float = 1.0
     memory: int = 0
     gpus: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> Taken:
+        """All of it."""
+        return Taken(self.slots, self.cpus, self.memory, len(self.gpus))
 
     def why_never(self, need: Need) -> str:
         """Return why a runner has no room even if there is no other one; empty if it has."""
@@ -137,6 +148,12 @@ class Claims:
         self._prefix = f"dask-flame-ssh/{os.geteuid()}/"
         self._claims: dict[str, _Claim] = {}
         self._number = 0
+        self._agent = self._bound(f"agent/{owner}")
+
+    def held_by(self, supervisor: socket.socket) -> None:
+        """Let a socket, which a supervisor holds until its end, say that its runners may live."""
+        if sys.platform == "linux":
+            supervisor.bind(self._name(f"supervisor/{self._owner}"))
 
     def take(self, runner: str, need: Need) -> tuple[tuple[str, ...], str]:
         """Take the share of a runner.
@@ -150,6 +167,8 @@ class Claims:
         """
         with self._alone():
             there = [*self._others(), *self._claims.values()]
+            if self._left_alone():
+                return (), ENDING
             if why := self.capacity.why_not(need, _together(there)):
                 return (), why
             used = {gpu for claim in there for gpu in claim.gpus}
@@ -165,32 +184,67 @@ class Claims:
         if claim is not None and claim.held is not None:
             claim.held.close()
 
+    def close(self) -> None:
+        """Release everything, as the end of the process does."""
+        for runner in list(self._claims):
+            self.give_back(runner)
+        if self._agent is not None:
+            self._agent.close()
+
     def others(self) -> Taken:
-        """Return what the runners of other agents of this user have taken."""
-        return _together(self._others())
+        """Return what the runners of other agents of this user have taken.
+
+        Everything, for as long as it is not known.
+        """
+        try:
+            known = not self._left_alone()
+            taken = _together(self._others())
+        except OSError:
+            known = False
+        return taken if known else self.capacity.all
 
     def _others(self) -> list[_Claim]:
         return list(self._seen()) if sys.platform == "linux" else []
 
     def _seen(self) -> Iterator[_Claim]:
-        beginning = f"@{self._prefix}runner/"
+        for share in self._names("runner/"):
+            with contextlib.suppress(ValueError):
+                owner, _, cpus, memory, gpus = share.split("/")
+                named = tuple(filter(None, gpus.split(",")))
+                if owner != self._owner:
+                    yield _Claim(Need(int(cpus) / 1000, int(memory), len(named)), named)
+
+    def _left_alone(self) -> bool:
+        """Return whether there are supervisors whose agents were killed."""
+        if sys.platform != "linux":
+            return False
+        # Supervisors first: they begin after their agents.
+        supervisors = set(self._names("supervisor/"))
+        return bool(supervisors - set(self._names("agent/")))
+
+    def _names(self, beginning: str) -> Iterator[str]:
+        """Return the rest of the names of this user that begin so."""
+        beginning = f"@{self._prefix}{beginning}"
         for line in _TABLE.read_text(errors="replace").splitlines():
             name = line.rpartition(" ")[2]
             if name.startswith(beginning):
-                with contextlib.suppress(ValueError):
-                    owner, _, cpus, memory, gpus = name.removeprefix(beginning).split("/")
-                    named = tuple(filter(None, gpus.split(",")))
-                    if owner != self._owner:
-                        yield _Claim(Need(int(cpus) / 1000, int(memory), len(named)), named)
+                yield name.removeprefix(beginning)
 
-    def _hold(self, need: Need, gpus: tuple[str, ...]) -> socket.socket | None:
+    def _name(self, rest: str) -> str:
+        return f"\0{self._prefix}{rest}"
+
+    def _bound(self, rest: str) -> socket.socket | None:
+        """Return a socket with a name; None where there are none."""
         if sys.platform != "linux":
             return None
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        held.bind(self._name(rest))
+        return held
+
+    def _hold(self, need: Need, gpus: tuple[str, ...]) -> socket.socket | None:
         self._number += 1
         share = f"{round(need.cpus * 1000)}/{need.memory}/{','.join(gpus)}"
-        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        held.bind(f"\0{self._prefix}runner/{self._owner}/{self._number}/{share}")
-        return held
+        return self._bound(f"runner/{self._owner}/{self._number}/{share}")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -202,7 +256,7 @@ class Claims:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as held:
             while True:
                 try:
-                    held.bind(f"\0{self._prefix}taking")
+                    held.bind(self._name("taking"))
                     break
                 except OSError as error:
                     if error.errno != errno.EADDRINUSE or time.monotonic() > due:

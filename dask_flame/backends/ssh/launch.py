@@ -64,7 +64,7 @@ def launch_config(spec: RunnerSpec, *, scheduler: str, host: str | None) -> dict
     scheduler : str
         The scheduler's address for this host.
     host : str or None
-        Where the runner listens; None: at the address by which it reaches the scheduler.
+        Where the runner listens.
     """
     return {
         **spec.launch_config(local=False),

@@ -14,11 +14,12 @@ from typing import Any
 import asyncssh
 from distributed.comm.addressing import unparse_host_port
 
-from dask_flame.backends.ssh.bootstrap import command, why_unfit
+from dask_flame.backends.ssh.bootstrap import command, why_ended, why_unfit
 from dask_flame.backends.ssh.claims import Capacity, Need, Taken
 from dask_flame.backends.ssh.connection import HostError, connect
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.options import SshOptions
+from dask_flame.backends.ssh.placement import capacity_of
 from dask_flame.backends.ssh.relay import Relay
 
 logger = logging.getLogger("dask_flame")
@@ -69,6 +70,8 @@ class Machine:
         self.others = Taken()
         self.runners: dict[str, Need] = {}
         self.address = ""
+        #: Where it can be connected to directly, see :mod:`dask_flame.backends.ssh.reach`.
+        self.place = ""
         self._python = host.python or python
         self._mark = mark
         self._heard = heard
@@ -127,7 +130,7 @@ class Machine:
             said["python"], said["version"], said.get("missing", ""), self.host.ssh, interpreter
         ):
             raise HostError(why)
-        self.capacity = _capacity(self.host, said)
+        self.capacity = capacity_of(self.host, said)
 
     async def begin(self, relay: Relay | None, first: Mapping[str, Any] | None) -> None:
         """Start the supervisor, and a process for runners of the first kind.
@@ -194,17 +197,8 @@ class Machine:
         with contextlib.suppress(asyncssh.Error, TimeoutError):
             await asyncio.wait_for(self._process.wait(), 5)
         interpreter = self._python or "python3"
-        said = " ".join(self._words.split()) or "nothing was printed"
-        if self._process.exit_status in (126, 127):
-            raise HostError(
-                f"there is no {interpreter} ({said}); write "
-                'python="/path/to/python" for an interpreter there that has dask-flame'
-            )
         code = self._process.exit_status
-        raise HostError(
-            f"its agent has ended (exit code {code}): {said[-800:]}; type: "
-            f'ssh {self.host.ssh} {interpreter} -c "import dask_flame"'
-        )
+        raise HostError(why_ended(code, self._words, self.host.ssh, interpreter))
 
     @property
     def peer(self) -> tuple[str, str]:
@@ -219,6 +213,11 @@ class Machine:
         scheme, _, place = address.partition("://")
         own, port = self.peer[0], place.rpartition(":")[2]
         return f"{scheme}://{unparse_host_port(own, int(port))}"
+
+    @property
+    def over(self) -> bool:
+        """Whether it can no longer be used."""
+        return self._over or self._closing
 
     # Messages
 
@@ -360,16 +359,3 @@ class Machine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-
-def _capacity(host: HostSpec, said: Mapping[str, Any]) -> Capacity:
-    """Return what a host has for runners: what the user has said, else what was found out."""
-    gpus = tuple(said["gpus"])
-    if host.gpus is not None:
-        gpus = tuple(map(str, range(host.gpus))) if host.gpus > len(gpus) else gpus[: host.gpus]
-    return Capacity(
-        slots=host.slots or 0,
-        cpus=float(said["cpus"] if host.cpus is None else host.cpus),
-        memory=said["memory"] if host.memory is None else host.memory,
-        gpus=gpus,
-    )

@@ -9,7 +9,9 @@ from typing import Any
 from dask_flame.backends.ssh.connection import HostError
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.machine import Heard, Machine
+from dask_flame.backends.ssh.reach import ANY, why_not_direct
 from dask_flame.backends.ssh.relay import Relay
+from dask_flame.backends.ssh.routes import DRIVER
 from dask_flame.core.backoff import Backoff
 
 #: Seconds between two attempts to connect to a host that is away: the first, and at most.
@@ -49,6 +51,8 @@ class Machines:
         self.relay = Relay()
         self.first: Mapping[str, Any] | None = None
         self.forwards = True
+        #: Where the scheduler listens, if hosts connect to it directly.
+        self.own = DRIVER
         self._mark = mark
         self._heard = heard
         self._lost_one = lost
@@ -57,6 +61,9 @@ class Machines:
         self._pythons: dict[HostSpec, str | None] = {}
         self._trying: dict[HostSpec, asyncio.Task[None]] = {}
         self._burying: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._direct: list[Machine] = []  # those that connect to each other
+        self._trial = asyncio.Lock()
         self._closed = False
 
     # Start
@@ -71,7 +78,22 @@ class Machines:
             async with limit:
                 await self._try(host)
 
-        await asyncio.gather(*map(connect, new))
+        tasks = [asyncio.ensure_future(connect(host)) for host in new]
+        self._connecting.update(tasks)
+        for done in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(done, Exception):
+                raise done  # not that it was cancelled, which `close` does
+        self._connecting.difference_update(tasks)
+
+    async def why_not_direct(self) -> str:
+        """Return why runners and the driver cannot connect to each other; empty if they can.
+
+        Then hosts that connect later are used only if they can, too.
+        """
+        machines = list(self.connected.values())
+        why = await why_not_direct(machines)
+        self._direct = [] if why else machines
+        return why
 
     async def begin(self) -> None:
         """Start the supervisors of the hosts that are connected, once it is known how to reach."""
@@ -99,10 +121,41 @@ class Machines:
 
     async def _begin(self, machine: Machine) -> None:
         try:
-            await machine.begin(self.relay if self.forwards else None, self.first)
+            await self._begun(machine)
         except HostError as error:
             self.connected.pop(machine.host, None)
             self.away[machine.host] = str(error)
+
+    async def _begun(self, machine: Machine) -> None:
+        """Start the supervisor of a host.
+
+        Raises
+        ------
+        HostError
+        """
+        if not self.forwards and machine not in self._direct:
+            try:
+                async with self._trial:
+                    await self._join(machine)
+            except BaseException:
+                await machine.close()
+                raise
+        await machine.begin(self.relay if self.forwards else None, self.first)
+
+    async def _join(self, machine: Machine) -> None:
+        """Find out whether a host that has connected later can connect to all others."""
+        self._direct = [other for other in self._direct if not other.over]
+        own = machine.peer[0]
+        if self.own not in (own, ANY):
+            why = f"it reaches the driver at {own}, where the scheduler does not listen"
+        else:
+            why = await why_not_direct([machine], self._direct)
+        if why:
+            raise HostError(
+                f"this cluster connects its hosts directly, and {why}; let it through the "
+                'firewall, or write reach="forward" for the next cluster'
+            )
+        self._direct.append(machine)
 
     # Away
 
@@ -133,9 +186,10 @@ class Machines:
             if await self._try(host):
                 machine = self.connected.pop(host)
                 try:
-                    await machine.begin(self.relay if self.forwards else None, self.first)
+                    await self._begun(machine)
                 except HostError as error:
                     self.away[host] = str(error)
+                    self._tell()  # it may be another reason than before
                     continue
                 self.connected[host] = machine
                 self._tell()
@@ -157,7 +211,7 @@ class Machines:
     async def close(self) -> None:
         """End all agents with their runners, and all connections."""
         self._closed = True
-        trying = list(self._trying.values())
+        trying = [*self._trying.values(), *self._connecting]
         for task in trying:
             task.cancel()
         await asyncio.gather(*trying, return_exceptions=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh.claims import Capacity, Need, Taken
@@ -71,3 +71,16 @@ def why_full(spec: RunnerSpec, places: Iterable[Place]) -> str:
         why = place.capacity.why_never(wants) or place.capacity.why_not(wants, place.taken())
         reasons.append(f"{place.host.name}: {why or 'it has room'}")
     return "; ".join(reasons)
+
+
+def capacity_of(host: HostSpec, said: Mapping[str, Any]) -> Capacity:
+    """Return what a host has for runners: what the user has said, else what was found out."""
+    gpus = tuple(said["gpus"])
+    if host.gpus is not None:
+        gpus = tuple(map(str, range(host.gpus))) if host.gpus > len(gpus) else gpus[: host.gpus]
+    return Capacity(
+        slots=host.slots or 0,
+        cpus=float(said["cpus"] if host.cpus is None else host.cpus),
+        memory=said["memory"] if host.memory is None else host.memory,
+        gpus=gpus,
+    )

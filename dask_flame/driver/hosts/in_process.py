@@ -28,7 +28,7 @@ from dask_flame.dashboard.access import guard
 from dask_flame.dashboard.deferred import install_later
 from dask_flame.driver import metrics
 from dask_flame.driver.control_loop import FlameAdaptive
-from dask_flame.driver.dashboard_links import dashboard_link, host_of
+from dask_flame.driver.dashboard_links import dashboard_link, served_at
 from dask_flame.driver.dashboard_port import free_address
 from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.hosts.known_runs import KnownRuns
@@ -144,9 +144,8 @@ class InProcessScheduler:
                 ) from error
             raise
         if taken:
-            link = dashboard_link(
-                host_of(scheduler.address), scheduler.services["dashboard"].port, set()
-            )
+            port = scheduler.services["dashboard"].port
+            link = dashboard_link(served_at(served, scheduler.address), port, set())
             logger.warning("port %d is in use: the dashboard is at %s", taken, link)
         accept_patiently(scheduler)
         self.home = Home(

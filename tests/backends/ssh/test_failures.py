@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import stat
 import sys
@@ -10,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import dask.config
+import psutil
 import pytest
 import pytest_asyncio  # noqa: F401
 
+import dask_flame
 from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.errors import BackendError
 from dask_flame.testing.conformance import Said
 from tests.support.sshd import SshClient, Sshd, free_port, keygen, needs_sshd
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.process, needs_sshd, pytest.mark.asyncio]
 
 
-async def _why(hosts: Any, **options: Any) -> str:
-    """Return why a cluster of these hosts cannot start."""
+def _backend(hosts: Any, **options: Any) -> SshBackend:
+    """Return a backend that is to be started with these hosts."""
     backend = SshBackend(Said().context)
     options = {"hosts": hosts, **options}
     from dask_flame.backends.ssh import SshOptions
@@ -31,6 +35,12 @@ async def _why(hosts: Any, **options: Any) -> str:
     checked = SshOptions(**options).given
     spec = RunnerSpec(name="", scheduler="", concurrency=1, boot_timeout=60, options=checked)
     backend.expect([spec])
+    return backend
+
+
+async def _why(hosts: Any, **options: Any) -> str:
+    """Return why a cluster of these hosts cannot start."""
+    backend = _backend(hosts, **options)
     try:
         with pytest.raises(BackendError) as caught:
             await backend.start()
@@ -115,6 +125,15 @@ async def test_a_python_without_dask_flame(ssh: Sshd, tmp_path: Path) -> None:
     assert re.search(rf"type: ssh host1 {python} -m pip install dask-flame==\d", said)
 
 
+async def test_a_python_without_what_dask_flame_needs(ssh: Sshd, tmp_path: Path) -> None:
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "dask_flame").symlink_to(Path(dask_flame.__file__).parent)
+    run = f'PYTHONPATH={tmp_path}/alone exec {sys.executable} -S "$@"'
+    said = await _why(["host1"], python=_program(tmp_path / "bare", run))
+    assert "cannot import dask-flame (No module named 'dask')" in said
+    assert f"type: ssh host1 {tmp_path}/bare -m pip install --upgrade dask-flame==" in said
+
+
 async def test_no_room_for_temporary_files(ssh: Sshd, tmp_path: Path) -> None:
     python = _program(tmp_path / "full", f'ulimit -f 0; exec {sys.executable} "$@"')
     said = await _why(["host1"], python=python)
@@ -133,6 +152,19 @@ async def test_a_sshd_that_forwards_nothing(client: SshClient, tmp_path: Path) -
         sshd.close()
     assert "strict: its sshd does not forward Unix sockets" in said
     assert 'write reach="direct"' in said
+
+
+async def test_a_cluster_that_is_closed_while_it_connects(ssh: Sshd, tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    # It never answers, and ends with its input, as an agent does.
+    slow = _program(tmp_path / "slow", f"echo $$ > {begun}.new; mv {begun}.new {begun}; exec cat")
+    backend = _backend(["host1"], python=slow)
+    start = asyncio.ensure_future(backend.start())
+    await until(begun.exists, what="the program on the host has begun")
+    await backend.close()
+    assert not psutil.pid_exists(int(begun.read_text()))
+    with pytest.raises(BackendError, match="the cluster is closed"):
+        await asyncio.wait_for(start, 60)
 
 
 async def test_no_hosts_at_all() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 
 import dask
 import pytest
 from distributed import wait
 
 from tests.backends.ssh.hosts.calls import Make, alone, held, named, release, runs, shares
+from tests.support.ssh_host_common import Host
 from tests.support.ssh_host_namespaces import NamespaceHost
 from tests.support.ssh_hosts import NAMES, SshHosts
 from tests.support.waiting import wait_for
@@ -36,13 +38,55 @@ def test_calls_run_on_three_hosts_one_of_which_is_behind_another(
 
 def test_runners_connect_directly_where_they_can(networked: SshHosts, flame: Make) -> None:
     pair = NAMES[:2]
-    cluster, client = flame(backend="ssh", hosts=shares(*pair), max=2, reach="direct")
+    cluster, client = flame(
+        backend="ssh",
+        hosts=shares(*pair),
+        max=2,
+        reach="direct",
+        dashboard_address="127.0.0.1:0",
+    )
+    with urllib.request.urlopen(cluster.flame_link, timeout=60) as page:
+        assert page.status == 200  # it is not at the address of the scheduler
     calls = [client.submit(held, "two", n, pure=False) for n in range(2)]
     assert all(runs(client, "two", n) for n in range(2))
     places = {address.rpartition(":")[0] for address in cluster.scheduler.workers}
     assert places == {f"tls://{networked[name].address}" for name in pair}
+    for name in pair:  # not at all addresses
+        ports = networked[name].inside("cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+        listening = [line.split()[1] for line in ports if " 0A " in line]
+        assert [at for at in listening if int(at.partition(":")[0], 16) == 0] == ["00000000:0016"]
     release(client, "two")
     assert {named(networked, home) for _, home in client.gather(calls)} == set(pair)
+
+
+def _python(host: Host, first: str = "") -> str:
+    """Make an interpreter of a host, which notes its number and runs a command first."""
+    path = f"{host.home}/python"
+    host.at(path).write_text(f'#!/bin/sh\necho $$ > {path}.pid\n{first}\nexec python3 "$@"\n')
+    host.at(path).chmod(0o755)
+    return path
+
+
+def test_a_host_that_comes_back_must_still_be_in_reach(networked: SshHosts, flame: Make) -> None:
+    host = networked["gpu1"]
+    path = _python(host)
+    hosts = [{"host": "gpu1", "slots": 1, "python": path}, {"host": "gpu2", "slots": 1}]
+    cluster, client = flame(backend="ssh", hosts=hosts, max=2, reach="auto")
+    calls = [client.submit(held, "back", n, pure=False) for n in range(2)]
+    assert all(runs(client, "back", n) for n in range(2))
+    assert str(next(iter(cluster.scheduler.workers))).startswith("tls://10.")
+    # As it is behind a firewall or a router, which forwards the port of its sshd alone.
+    _python(host, "export SSH_CONNECTION='10.0.0.1 1 127.0.0.9 22'")
+    host.inside("kill", "-KILL", host.at(f"{path}.pid").read_text().strip())
+    why = "connects its hosts directly, and the driver cannot connect to gpu1 at 127.0.0.9; "
+    wait_for(lambda: [e for e in cluster.events if why in str(e)], what=why)
+    release(client, "back")
+    assert [named(networked, home) for _, home in client.gather(calls)] == ["gpu2", "gpu2"]
+    _python(host)
+    wait_for(lambda: [e for e in cluster.events if f"over: gpu1: this cluster {why}" in str(e)])
+    assert all(event.reason for event in cluster.events)
+    for file in (path, f"{path}.pid"):
+        host.at(file).unlink()
 
 
 @pytest.mark.parametrize("how", ["power", "server", "network"])
