@@ -10,7 +10,7 @@ import dask.config
 import pytest
 
 from dask_flame import FlameCluster
-from dask_flame.driver.dashboard_links import dashboard_link, page_link, with_token
+from dask_flame.driver.dashboard_links import dashboard_link, page_link, served_at, with_token
 
 
 @pytest.mark.unit
@@ -39,6 +39,14 @@ def test_links_with_a_token() -> None:
     assert with_token("http://h/?a=b#c", "abc") == "http://h/?a=b&token=abc#c"
     assert with_token("http://h/status", None) == "http://h/status"
     assert with_token("", "abc") == ""
+
+
+@pytest.mark.unit
+def test_links_lead_to_where_the_dashboard_listens() -> None:
+    scheduler = "tls://10.0.0.1:40999"
+    assert served_at("127.0.0.1:8787", scheduler) == "127.0.0.1"
+    assert served_at("10.0.0.2:0", scheduler) == "10.0.0.2"
+    assert served_at(":8787", scheduler) == served_at("0.0.0.0:0", scheduler) == "10.0.0.1"
 
 
 @pytest.mark.process

@@ -24,13 +24,17 @@ def _run(*words: str) -> Any:
     return done.stdout
 
 
-def test_clusters_are_listed_read_and_stopped(ssh: Sshd, ssh_client: SshClient) -> None:
+def test_clusters_are_listed_read_and_stopped(
+    ssh: Sshd, ssh_client: SshClient, capsys: pytest.CaptureFixture[str]
+) -> None:
     hosts = f"host1,127.0.0.1:{free_port()}"  # the second one is down
     with (
         FlameCluster(backend="ssh", name="mine", max=2, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
         client.submit(print, "hello from a host", pure=False).result()
+        # It must not come between what the commands print.
+        wait_for(lambda: "hello from a host" in capsys.readouterr().out, what="it is shown")
         (found,) = json.loads(_run("ps", "--hosts", hosts, "--output", "json"))
         assert (found["name"], found["state"], found["driver"]) == ("mine", "live", "127.0.0.1")
         (runner,) = found["runners"]
