@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from dask_flame.core.redaction import secret
 from dask_flame.errors import BackendError
@@ -25,22 +25,25 @@ class SlurmLate(SlurmError):
     """A command has not answered in time, so that it may or may not have been done."""
 
 
-def environment() -> dict[str, str]:
+def environment(hidden: Collection[str] = ()) -> dict[str, str]:
     """Return the environment of a command, which Slurm copies to the job.
 
     Variables of a job that this process may itself be in would be options of the new one, and
-    secrets may end up in a site's database.
+    secrets may end up in a site's database: variables that look like one are left out, and those
+    that have a value of `hidden`.
     """
     inside = ("SLURM_", "SBATCH_", "SLURMD_")
     return {
         name: value
         for name, value in os.environ.items()
         if name in ("SLURM_CONF", "SLURM_CLUSTERS")
-        or not (name.startswith(inside) or secret(name, value))
+        or not (name.startswith(inside) or secret(name, value) or value in hidden)
     }
 
 
-async def run(*arguments: str, text: str = "", within: float = WITHIN) -> str:
+async def run(
+    *arguments: str, text: str = "", within: float = WITHIN, hidden: Collection[str] = ()
+) -> str:
     """Run a command; return its output.
 
     Parameters
@@ -50,6 +53,8 @@ async def run(*arguments: str, text: str = "", within: float = WITHIN) -> str:
         Its standard input.
     within : float
         Seconds after which it is killed.
+    hidden : collection of str, default ()
+        Values of variables that it does not get.
 
     Raises
     ------
@@ -61,7 +66,7 @@ async def run(*arguments: str, text: str = "", within: float = WITHIN) -> str:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=environment(),
+            env=environment(hidden),
             start_new_session=True,  # Ctrl-C in the driver's terminal is not for it
         )
     except FileNotFoundError:
@@ -98,14 +103,14 @@ def words(errors: str) -> str:
     return "; ".join(line.split("error: ", 1)[-1] for line in lines if line)
 
 
-async def submit(script: str) -> str:
-    """Submit a script; return the id of its job.
+async def submit(script: str, *, hidden: Collection[str] = ()) -> str:
+    """Submit a script; return the id of its job. Variables with a `hidden` value do not travel.
 
     Raises
     ------
     SlurmError
     """
-    said = await run("sbatch", "--parsable", text=script)
+    said = await run("sbatch", "--parsable", text=script, hidden=hidden)
     return said.strip().splitlines()[-1].partition(";")[0]
 
 

@@ -134,7 +134,8 @@ class RunnerJobs:
             }
             self._folder.add_wave(wave, about, [launch_file(spec) for spec in specs])
             text = self.script(specs, first.options, wave)
-            array = await commands.submit(text)
+            hidden = {value for spec in specs for value in spec.secret_values}
+            array = await commands.submit(text, hidden=hidden)
         except (SlurmError, OSError) as error:
             self._refused(runners, error)
         except Exception as error:

@@ -160,6 +160,8 @@ def test_a_command_gets_neither_secrets_nor_the_variables_of_an_outer_job(
     assert found["DATA"] == "/data"
     assert found["SLURM_CONF"] == "/c"
     assert not {"SLURM_JOB_ID", "SBATCH_ACCOUNT", "HF_TOKEN"} & found.keys()
+    # What a pool calls a secret is one, whatever its variable is called here.
+    assert "DATA" not in commands.environment(["/data"])
 
 
 def test_a_process_is_known_on_its_computer_alone() -> None:
