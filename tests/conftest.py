@@ -90,16 +90,16 @@ def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-#: Variables that this project and its engine read. Nothing but a user sets them.
-_OURS = ("DASK", "DISTRIBUTED", "FLAME", "FLY_", "PYTHON")
+#: Variables that only this project reads. Nothing but a user sets them.
+_OURS = ("DASK_FLAME", "FLY_")
 
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
     """Undo changes of the environment, which later tests and their processes would inherit.
 
-    Libraries set variables when they are imported, which any test may be the first to do. One that
-    changes a variable of ours fails.
+    Libraries set variables when they are imported, which any test may be the first to do, and
+    nannies of Dask set some for good. A test that changes a variable of ours fails.
     """
     before = _environment()
     yield
