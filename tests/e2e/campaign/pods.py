@@ -41,7 +41,7 @@ class _Backend(KubernetesBackend):
 
     def pod_of(self, runner: str) -> str:
         """The name of a runner's pod; empty where there is none."""
-        known = self._runners.get(runner)
+        known = self._pods.runners.get(runner) if self._pods is not None else None
         return known.pod if known is not None else ""
 
 
