@@ -16,7 +16,7 @@ import pytest
 
 from dask_flame.testing import marked_processes
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_for_text
 
 pytestmark = [
     pytest.mark.process,
@@ -47,8 +47,7 @@ def leave(*, stay: str = "") -> list[str]:
         names += [path.name for path in _SHM.glob(pattern.format(os.getpid()))]
     assert len(names) >= 4
     if stay:
-        Path(stay).with_suffix(".new").write_text("\n".join([str(os.getpid()), *names]))
-        Path(stay).with_suffix(".new").rename(stay)
+        Path(stay).write_text("\n".join([str(os.getpid()), *names]))
         time.sleep(600)
     return names
 
@@ -179,8 +178,7 @@ def test_it_goes_with_the_driver(killed: str, tmp_path: Path) -> None:
         env={**os.environ, "T": str(tmp_path), "TMPDIR": str(tmp_path)},
     )
     try:
-        wait_for(file.exists)
-        pid, *names = file.read_text().split("\n")
+        pid, *names = wait_for_text(file).split("\n")
         assert left_of(names) == names
         supervisor = psutil.Process(int(pid)).parent()
         assert supervisor is not None

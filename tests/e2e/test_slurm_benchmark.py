@@ -28,5 +28,6 @@ def test_it_measures_and_finds_what_is_left() -> None:
     assert done.returncode == 0, done.stderr
     cells = dict(re.findall(r"^\| ([^|]+) \| ([^|]+) \|", done.stdout, re.MULTILINE))
     assert float(cells["2 calls of 1 s from zero, s"]) > 1
-    assert cells["runners that took calls"] == "2"
+    # The first may have done both before the second had booted.
+    assert cells["runners that took calls"] in {"1", "2"}
     assert cells["jobs left 60 s after kill -9"] == "0"

@@ -13,7 +13,7 @@ import pytest
 from distributed import Event, get_worker
 
 from dask_flame.errors import RunnerLost
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_for_text
 
 pytestmark = pytest.mark.process
 
@@ -46,7 +46,7 @@ def test_a_runner_that_is_taken_away_finishes_its_calls_and_its_results_are_kept
     assert result.result(timeout=60) == [1, 2, 3]
     gate = Event("gate", client=client)
     running = client.submit(note, str(tmp_path / "running"), gate)
-    wait_for((tmp_path / "running").exists)
+    wait_for_text(tmp_path / "running")
     os.kill(pid_of(cluster, "runner-1"), signal.SIGTERM)
     wait_for(lambda: cluster.runners["runner-1"].phase.value == "draining")
     # It is given nothing more: this boots another.
@@ -71,7 +71,8 @@ def test_a_call_that_takes_longer_than_there_is_time_runs_again_elsewhere(
     with dask.annotate(rerun=False):
         once = client.submit(note, str(tmp_path / "once"), gate)
     wait_for(lambda: sum(m.busy for m in cluster.runners.values()) == 2)
-    wait_for(lambda: (tmp_path / "long").exists() and (tmp_path / "once").exists())
+    for call in ("long", "once"):
+        wait_for_text(tmp_path / call)
     for name in ("runner-1", "runner-2"):
         os.kill(pid_of(cluster, name), signal.SIGTERM)
     with pytest.raises(RunnerLost, match=r"preempted \(SIGTERM\).*\(rerun=False\)"):
@@ -88,7 +89,7 @@ def test_its_results_are_safe_before_its_last_call_is_done(flame: Any, tmp_path:
     assert result.result(timeout=60) == "runner-1"
     gate = Event("gate", client=client)
     running = client.submit(note, str(tmp_path / "running"), gate)
-    wait_for((tmp_path / "running").exists)
+    wait_for_text(tmp_path / "running")
     pid = pid_of(cluster, "runner-1")
     os.kill(pid, signal.SIGTERM)
     wait_for(lambda: cluster.home.held == 1)

@@ -23,7 +23,7 @@ from dask_flame import CallStopped, FlameCluster, FlameError, Reports, stop, str
 from dask_flame.errors import PoolError
 from tests.reports.driver.stop_calls import catches, endless, looks, once, tracks
 from tests.reports.driver.test_replica import stock
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_for_text
 
 Make = Callable[..., tuple[FlameCluster, Client]]
 
@@ -327,9 +327,9 @@ def test_a_stopped_call_whose_runner_is_killed_is_stopped_on_the_next(
     _, client = flame(max=1)
     began = tmp_path / "began"
     future = client.submit(once, str(began), key="once")
-    wait_for(began.exists, what="the call")
+    pid = int(wait_for_text(began, what="the call"))
     stop(future)
-    os.kill(int(began.read_text()), signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     wait(future, timeout=60)
     with pytest.raises(CallStopped):
         future.result()

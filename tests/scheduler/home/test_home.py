@@ -29,7 +29,7 @@ from dask_flame.scheduler.home import worker as resting
 from dask_flame.scheduler.home.store import ResultStore
 from tests.scheduler.home.calls import Counted, OnlyThere, array, double
 from tests.support.paths import ROOT
-from tests.support.waiting import wait_for
+from tests.support.waiting import wait_for, wait_for_text
 
 pytestmark = pytest.mark.process
 
@@ -434,7 +434,7 @@ def test_a_busy_runner_is_removed_all_the_same_and_its_call_runs_elsewhere(
     result = client.submit(bytes, 1000, workers=[a])
     result.result()
     running = client.submit(call, tmp_path / "calls", workers=[a, b])
-    wait_for((tmp_path / "calls").exists)
+    wait_for_text(tmp_path / "calls")
     on = next(ws.address for ws in cluster.scheduler.workers.values() if ws.processing)
     assert cluster.sync(cluster.home.retire, [on]) == {}
     assert on not in cluster.scheduler.workers
