@@ -384,7 +384,7 @@ def test_interrupting_the_driver_cancels_the_call(tmp_path: Path) -> None:
     try:
         wait_for(flag.exists, 60)
         driver.send_signal(signal.SIGINT)
-        said, errors = driver.communicate(timeout=60)
+        said, errors = driver.communicate(timeout=240)
     finally:
         with contextlib.suppress(ProcessLookupError):
             driver.kill()

@@ -45,14 +45,16 @@ from distributed.core import send_recv
 
 result = []
 
+async def attempt(port):
+    try:
+        async with asyncio.timeout(10):
+            comm = await connect(f"tcp://127.0.0.1:{port}", timeout=5)
+            result.append(f"{port} in: {await send_recv(comm, op='identity')}")
+    except (OSError, TimeoutError, ValueError) as error:
+        result.append(f"{port} out: {error!r}")
+
 async def main():
-    for port in args:
-        try:
-            async with asyncio.timeout(10):
-                comm = await connect(f"tcp://127.0.0.1:{port}", timeout=5)
-                result.append(f"{port} in: {await send_recv(comm, op='identity')}")
-        except (OSError, TimeoutError, ValueError) as error:
-            result.append(f"{port} out: {error!r}")
+    await asyncio.gather(*map(attempt, args))
 
 asyncio.run(main())
 """

@@ -125,7 +125,7 @@ def test_a_wrong_list_is_refused(tmp_path: Path) -> None:
 
 def test_without_the_tests_it_says_how_to_get_them() -> None:
     command = [sys.executable, "-m", "pytest", str(_FOLDER), "-p", "no:cacheprovider"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0
     assert "1 skipped" in done.stdout
     assert "git clone --depth 1 --branch" in done.stdout

@@ -81,7 +81,7 @@ def waits_for_the_lock(process: subprocess.Popen[str]) -> bool:
 
 
 def outputs(*processes: subprocess.Popen[str]) -> list[str]:
-    return [process.communicate(timeout=60)[0].strip() for process in processes]
+    return [process.communicate(timeout=240)[0].strip() for process in processes]
 
 
 def made(root: Path) -> list[str]:

@@ -78,7 +78,7 @@ def as_user(user: int) -> list[str]:
 
 
 def attack(
-    code: str, *args: Any, user: int = ATTACKER, within: float = 60, modules: Sequence[str] = ()
+    code: str, *args: Any, user: int = ATTACKER, within: float = 240, modules: Sequence[str] = ()
 ) -> Any:
     """Run Python code as another user with ``args``; return what it assigns to ``result``.
 
