@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import yaml
@@ -101,13 +102,12 @@ def page() -> Iterator[Any]:
 @contextlib.contextmanager
 def _marked() -> Iterator[None]:
     """What is started has a token of ours in its environment."""
-    before, os.environ[_TOKEN] = os.environ.get(_TOKEN, ""), uuid.uuid4().hex
-    try:
-        yield
-    finally:
-        for process in ours():
-            process.kill()
-        os.environ[_TOKEN] = before
+    with mock.patch.dict(os.environ, {_TOKEN: uuid.uuid4().hex}):
+        try:
+            yield
+        finally:
+            for process in ours():
+                process.kill()
 
 
 def _factory(**settings: Any) -> str:
