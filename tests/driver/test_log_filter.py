@@ -30,8 +30,8 @@ if __name__ == "__main__":
     second = Client(b)
     assert second.submit(int, 2).result() == 2
     if how == "busy":
-        first.submit(time.sleep, 60), second.submit(time.sleep, 60)
-        while not all(m.busy for c in (a, b) for m in c.runners.values()):
+        running = first.submit(time.sleep, 60), second.submit(time.sleep, 60)
+        while sum(m.busy for c in (a, b) for m in c.runners.values()) < 2:
             time.sleep(0.01)
     if how == "clients first":
         first.close()
