@@ -6,13 +6,14 @@ import contextlib
 import logging
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 import pytest
 
 from dask_flame.attached.application import interruption
-from dask_flame.attached.application.interruption import Guard
+from dask_flame.attached.application.interruption import Guard, Work
 from dask_flame.attached.application.server import Server
 from dask_flame.attached.client.application import Application
 from dask_flame.attached.client.channel import Answers, Channel
@@ -107,6 +108,57 @@ def test_an_error_in_the_notebook_cancels_the_cell(app: Application) -> None:
         with pytest.raises(type(error)):
             app.run_cell(f"print('begins')\n{PRINTS}", on_output=fail, timeout=None)
         wait_for(lambda: runs(app), what="the cell has ended")
+
+
+@pytest.mark.process
+def test_a_cell_in_a_call_of_c_is_left_when_it_is_interrupted(app: Application) -> None:
+    app.run("import threading\nlock = threading.Lock()\nlock.acquire()")
+    ended = threading.Event()
+
+    def interrupts() -> None:
+        while not ended.wait(0.1):
+            app.interrupt()
+
+    # One that comes before the call of C is caught.
+    cell = "while True:\n    try: lock.acquire(); break\n    except KeyboardInterrupt: pass"
+    threading.Thread(target=interrupts).start()
+    try:  # not after the time limit, which is ten minutes
+        error = app.run_cell(cell, timeout=600).error
+    finally:
+        ended.set()
+    assert error is not None
+    assert "was interrupted and does not stop" in error.value
+    app.run("lock.release()")
+    wait_for(lambda: runs(app), what="its thread has ended")
+
+
+@pytest.mark.unit
+def test_a_call_of_c_blocks_an_interrupt_and_a_handler_does_not() -> None:
+    held, begun, caught = threading.Lock(), threading.Event(), threading.Event()
+    held.acquire()
+
+    def function() -> None:
+        try:
+            begun.set()
+            held.acquire()
+        except KeyboardInterrupt:  # raised when the call of C has returned
+            caught.set()
+            held.acquire()
+
+    work = Work(function, "test")
+    work.start()
+    assert begun.wait(60)
+    assert work.blocked_for() == 0
+    work.interrupt()
+    wait_for(lambda: work.blocked_for() > 0.01, what="it is in a call of C")
+    held.release()
+    caught.wait(60)
+    wait_for(lambda: not work.blocked_for(), what="it has moved")
+    before = time.monotonic()
+    wait_for(lambda: work.blocked_for() or time.monotonic() > before + 0.2)
+    assert not work.blocked_for()
+    held.release()
+    assert work.done.wait(60)
 
 
 @pytest.mark.process

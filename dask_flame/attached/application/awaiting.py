@@ -96,6 +96,10 @@ class Steps:
             self._loop.call_soon_threadsafe(self._cancel)
         return True
 
+    def blocked_for(self) -> float:
+        """Return for how many seconds the loop's thread has not moved since it was interrupted."""
+        return self._guard.blocked_for()
+
     def watch(self) -> None:
         """Interrupt it if it has kept the loop from other work for too long."""
         if self._guard.inside_for() > LOOP_LIMIT:

@@ -103,6 +103,8 @@ class Guard:
         self._lock = threading.Lock()
         self._inside = False
         self._requested = False
+        # Where the thread was when an interrupt was requested, and since when.
+        self._requested_at: tuple[tuple[int, int], float] | None = None
         self._thread = 0
         self._since = 0.0
         self._shields = 0
@@ -121,6 +123,7 @@ class Guard:
         try:
             with self._lock:
                 self._thread, self._since = thread, time.monotonic()
+                self._requested_at = None
                 self._inside = True
             result = function(*args)
         except BaseException as raised:
@@ -156,8 +159,7 @@ class Guard:
                 if self._shields:
                     self._put_off = True
                     return True
-                frame = sys._current_frames().get(self._thread)
-                place = (0, 0) if frame is None else (id(frame), frame.f_lasti)
+                frame, place = self._place()
                 looks = looks + 1 if place == before else 0
                 # The exception is raised where the thread is now: it waits for the interpreter
                 # lock, which this thread hardly gives away from here on.
@@ -169,11 +171,33 @@ class Guard:
                     or now > due + _LONGER
                 ):
                     self._requested = True
+                    if self._requested_at is None or self._requested_at[0] != place:
+                        self._requested_at = place, now
                     _request_exception(self._thread, KeyboardInterrupt)
                     return True
                 del frame
             before = place
             time.sleep(_LOOK)
+
+    def blocked_for(self) -> float:
+        """Return for how many seconds the thread has not moved since it was interrupted.
+
+        While it is in a call of C code, no exception is raised in it. A function that has caught
+        the exception is elsewhere.
+        """
+        with self._lock:
+            if not self._inside or self._requested_at is None:
+                return 0.0
+            place, since = self._requested_at
+            if self._place()[1] != place:
+                self._requested_at = None
+                return 0.0
+            return time.monotonic() - since
+
+    def _place(self) -> tuple[FrameType | None, tuple[int, int]]:
+        """Return the frame that the thread is in, and what identifies its instruction there."""
+        frame = sys._current_frames().get(self._thread)
+        return frame, (0, 0) if frame is None else (id(frame), frame.f_lasti)
 
     def after_fork(self) -> None:
         """Replace the lock, which another thread may have held."""
@@ -264,6 +288,9 @@ class Elsewhere(Protocol):
     def interrupt(self) -> bool:
         """Interrupt it; return False if it has ended before."""
 
+    def blocked_for(self) -> float:
+        """Return for how many seconds it has not moved since it was interrupted."""
+
     def watch(self) -> None: ...
 
 
@@ -312,7 +339,7 @@ class Work:
         self._around = around or contextlib.nullcontext()
         self._guard = Guard()
         self._wanted = True
-        self._last = 0.0
+        self._first = self._last = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -330,10 +357,19 @@ class Work:
         now = time.monotonic()
         if now - self._last < every:
             return
-        self._last = now
+        self._first, self._last = self._first or now, now
         elsewhere = self.elsewhere
         if elsewhere is None or not elsewhere.interrupt():
             self._guard.interrupt()
+
+    def blocked_for(self) -> float:
+        """Return for how many seconds it was in one call of C code since :meth:`interrupt`."""
+        if not self._first:
+            return 0.0
+        elsewhere = self.elsewhere
+        blocked = self._guard.blocked_for() if elsewhere is None else elsewhere.blocked_for()
+        # The part in another thread may have been interrupted for its own sake before.
+        return min(blocked, time.monotonic() - self._first)
 
     def watch(self) -> None:
         """Look after the part of it in another thread; to be called repeatedly."""

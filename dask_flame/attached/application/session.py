@@ -360,6 +360,8 @@ class Session:
                 if now - since > _GIVE_UP:
                     break
                 work.interrupt(every=_INSIST)
+            elif work.blocked_for() > _GIVE_UP:
+                break
         return why
 
     def _work(
