@@ -1,8 +1,10 @@
 """Addresses of Unix sockets, in the form that Dask and other libraries expect (all places).
 
-An address is a URL: ``flame://127.0.0.1`` and the path of the socket. A byte of an unusual
+An address is a URL: ``flame://127.0.0.1:`` and the path of the socket. A byte of an unusual
 character is a tilde and two hexadecimal digits, since Dask's pages decode percent signs once too
-often. It has a host, because libraries such as LightGBM look for one in a worker's address.
+often. It has a host, because libraries such as LightGBM look for one in a worker's address, and an
+empty port behind it, because Dask's client takes all before the first colon of the scheduler's
+address for the host of the dashboard.
 """
 
 from __future__ import annotations
@@ -29,10 +31,14 @@ def location(path: str) -> str:
     Examples
     --------
     >>> location("/tmp/my folder/scheduler")
-    '127.0.0.1/tmp/my~20folder/scheduler'
+    '127.0.0.1:/tmp/my~20folder/scheduler'
     """
+    return f"{HOST}:{_url_path(path)}"
+
+
+def _url_path(path: str) -> str:
     escaped = _UNUSUAL.sub(lambda found: b"~%02x" % found[0][0], os.fsencode(path))
-    return HOST + ("" if path.startswith("/") else "/") + escaped.decode()
+    return ("" if path.startswith("/") else "/") + escaped.decode()
 
 
 def path_of(location: str) -> str:
@@ -41,7 +47,8 @@ def path_of(location: str) -> str:
     Parameters
     ----------
     location : str
-        Possibly with a port at its end, which Dask adds, and which has no meaning.
+        Possibly with a port at its end, which Dask adds, and which has no meaning; and possibly
+        without the colon behind the host.
 
     Raises
     ------
@@ -50,12 +57,12 @@ def path_of(location: str) -> str:
 
     Examples
     --------
-    >>> path_of("127.0.0.1/tmp/my~20folder/scheduler")
+    >>> path_of("127.0.0.1:/tmp/my~20folder/scheduler")
     '/tmp/my folder/scheduler'
     """
     place, _, port = location.rpartition(":")
     host, slash, path = (place if port.isdecimal() or not port else location).partition("/")
-    if host not in (HOST, "localhost", ""):
+    if host.removesuffix(":") not in (HOST, "localhost", ""):
         raise ValueError(f"{PREFIX}{location} is on another machine; Unix sockets are of this one")
     plain = _ESCAPE.sub(lambda found: bytes([int(found[1], 16)]), os.fsencode(slash + path))
     path = os.fsdecode(plain)
@@ -70,7 +77,8 @@ def new_socket_in(folder: str) -> str:
     folder : str
         Empty: in Linux's abstract namespace.
     """
-    return location(os.path.join(os.path.abspath(folder), "")) if folder else HOST
+    # Dask would take a host with a colon for an IPv6 address.
+    return HOST + _url_path(os.path.join(os.path.abspath(folder), "")) if folder else HOST
 
 
 def new_socket_beside(address: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import dask.config
 import pytest
+from dask.distributed import Client
 
 from dask_flame import FlameCluster
 from dask_flame.driver.dashboard_links import dashboard_link, page_link, served_at, with_token
@@ -59,6 +60,15 @@ def test_a_cluster_is_shown_whatever_the_template(flame: Any) -> None:
         for shown in (repr(cluster), cluster._repr_html_(), repr(client), client._repr_html_()):
             assert shown
         assert cluster.flame_link == f"http://127.0.0.1:{port}/flame"
+
+
+@pytest.mark.process
+def test_a_client_that_has_only_the_address_shows_the_link(flame: Any) -> None:
+    """As JupyterLab's sidebar writes it into a notebook."""
+    cluster, _ = flame(max=1, dashboard_address="127.0.0.1:0")
+    with Client(cluster.scheduler_address) as other:
+        assert other.dashboard_link == cluster.dashboard_link
+        assert f"href='{cluster.dashboard_link}'" in other._repr_html_().replace('"', "'")
 
 
 @pytest.mark.process

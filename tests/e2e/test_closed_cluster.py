@@ -143,7 +143,7 @@ def test_sockets_are_for_their_user_alone_whatever_the_umask(tmp_path: Path) -> 
             client.submit(abs, -1).result()
             addresses = [cluster.scheduler_address, *cluster.scheduler_info["workers"]]
             for address in addresses:
-                path = Path(address.removeprefix("flame://127.0.0.1"))
+                path = Path(address.removeprefix("flame://127.0.0.1:"))
                 assert path.stat().st_mode & 0o777 == 0o600
                 assert path.parent.stat().st_mode & 0o777 == 0o700
     finally:

@@ -192,7 +192,7 @@ def test_the_sidebar_starts_shows_and_ends_a_cluster(lab: Lab, page: Any) -> Non
 
     # A client for the notebook that is open.
     listed.locator(".dask-ClusterListingItem-code").click()
-    page.get_by_text('Client("flame://127.0.0.1/').wait_for()
+    page.get_by_text('Client("flame://127.0.0.1:/').wait_for()
     (lab.work / "enough").unlink(missing_ok=True)
     do(page, "notebook:run-all-cells")
     page.locator(PICTURE).wait_for()
@@ -220,7 +220,7 @@ def test_a_dashboard_with_a_token_is_shown_by_its_link(tmp_path: Path, page: Any
         page.locator(".dask-DaskClusterManager .jp-Toolbar").get_by_text("New").click()
         listed = page.locator(".dask-ClusterListingItem")
         listed.locator(".dask-ClusterListingItem-code").click()
-        page.get_by_text('Client("flame://127.0.0.1/').wait_for()
+        page.get_by_text('Client("flame://127.0.0.1:/').wait_for()
         do(page, "notebook:run-all-cells")
         page.locator(PICTURE).wait_for()
         link = listed.get_by_role("link")
