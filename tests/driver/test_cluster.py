@@ -79,12 +79,18 @@ def test_a_runner_with_brief_calls_is_not_idle(flame: Any) -> None:
 def test_calls_that_follow_upon_each_other_are_decided_upon_together(flame: Any) -> None:
     cluster, client = flame(min=1, max=1)
     client.wait_for_workers(1, timeout=60)
-    decided = []
+    decided: list[int] = []
     decide = cluster._adaptive.decide
     cluster._adaptive.decide = lambda: (decided.append(1), decide())  # type: ignore[func-returns-value]
-    for i in range(100):
-        client.submit(int, i, pure=False).result(timeout=60)
-    assert 0 < len(decided) < 150
+
+    def decisions() -> int:
+        decided.clear()
+        for i in range(100):
+            client.submit(int, i, pure=False).result(timeout=60)
+        return len(decided)
+
+    # Where the machine is held up, its calls do not follow upon each other.
+    wait_for(lambda: 0 < decisions() < 150, within=200)
 
 
 def test_a_call_does_not_wait_for_what_was_said_before_it(flame: Any) -> None:
@@ -177,7 +183,7 @@ def test_scaling_down_leaves_busy_runners_to_finish(flame: Any) -> None:
 def test_what_a_cluster_shows_of_itself(flame: Any) -> None:
     cluster, client = flame(max=2, name="mine", dashboard_address="127.0.0.1:0")
     client.submit(print, "hello").result(timeout=60)
-    assert "FlameCluster(mine, 'flame://127.0.0.1/" in repr(cluster)
+    assert "FlameCluster(mine, 'flame://127.0.0.1:/" in repr(cluster)
     wait_for(lambda: "1 ready of 0..2" in repr(cluster))
     assert "mine" in cluster._repr_html_()
     assert "0 to 2 runners" in cluster._repr_html_()

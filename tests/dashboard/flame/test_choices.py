@@ -337,10 +337,14 @@ def test_a_failed_call_is_not_the_best(client: Client, visit: Callable[..., Page
     page = visit(url(client, "/flame"))
     page.shows("2 of 3 done, 1 failed", "best 2 at step 0 by i=1")
     assert page.read("() => daskFlame.curves.shown[0].leader.name") == "i=1"
-    table = page.do(lambda p: p.locator("tbody tr:not(.space)").all_inner_texts())
-    ranks = [re.findall(r"^\s*(\d*)", text)[0] for text in table]
-    assert ranks == ["1", "2", ""]
-    assert "i=0" in table[2]
+
+    def rows() -> Any:
+        return page.do(lambda p: p.locator("tbody tr:not(.space)").all_inner_texts())
+
+    # For a moment, the table that is shown first is there as well.
+    wait_for(lambda: len(rows()) == 3)
+    assert [re.findall(r"^\s*(\d*)", text)[0] for text in rows()] == ["1", "2", ""]
+    assert "i=0" in rows()[2]
     assert page.do(lambda p: p.locator("td.best").all_inner_texts()) == ["2"]
 
 
