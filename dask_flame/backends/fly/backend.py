@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.backends.base import Backend
+from dask_flame.backends.death_watch import DeathWatch
 from dask_flame.backends.fly import connection_files, machine, metadata
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection, connect
 from dask_flame.backends.fly.connection_files import SavedConnection
-from dask_flame.backends.fly.death_watch import DeathWatch
 from dask_flame.backends.fly.machine import Site
 from dask_flame.backends.fly.metadata import Identity
 from dask_flame.backends.fly.network import bracketed, own_machine

@@ -9,13 +9,13 @@ from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from dask_flame.backends.death_watch import DeathWatch
 from dask_flame.backends.fly import machine, metadata
 from dask_flame.backends.fly.api.client import metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import CreateRequest, Machine
 from dask_flame.backends.fly.connection import Connection
 from dask_flame.backends.fly.creation_news import CreationNews
-from dask_flame.backends.fly.death_watch import DeathWatch
 from dask_flame.backends.fly.machine import Site
 from dask_flame.backends.fly.machine_state import GONE, ended_well, has_ended, is_gone, why_ended
 from dask_flame.backends.fly.metadata import (
