@@ -1,16 +1,15 @@
-"""The process that removes a cluster's machines if its driver is killed (driver)."""
+"""A process beside the driver, which ends what is left if the driver is killed (driver)."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from typing import IO
 
-from dask_flame.backends.fly.connection import Connection
 from dask_flame.core.threads import in_thread
 
 logger = logging.getLogger("dask_flame")
@@ -20,94 +19,92 @@ _WITHIN = 5.0
 
 
 class DeathWatch:
-    """Hold :mod:`dask_flame.backends.fly.watchdog` by its standard input.
+    """Hold the module ``watchdog`` of a backend, as a process, by its standard input.
 
-    Machines that run notice themselves that their scheduler is gone. Those that do not run cannot:
-    the ones of a reserve, and those that Fly has not started yet.
+    The process learns how the driver has ended from that input. The line ``end`` says that nothing
+    is left, and ``look`` that nothing is known to be left. If the input closes without either, the
+    driver was killed, or could not end everything.
 
     Parameters
     ----------
-    connection : Connection
-    cluster : str
-        The cluster's id.
-    grace : float
-        Seconds for which machines that run may end by themselves.
+    backend : str
+        The name of the backend, whose package has the module.
+    purpose : str
+        What the process does, for a warning: ``"removes machines"``.
 
     Attributes
     ----------
     started : bool
     """
 
-    def __init__(self, connection: Connection, cluster: str, grace: float) -> None:
-        api = connection.api
-        self.started = False
+    def __init__(self, backend: str, purpose: str) -> None:
+        self._backend = backend
+        self._purpose = purpose
         self._process: subprocess.Popen[bytes] | None = None
-        self._config = {
-            "app": api.app,
-            "base": api.base,
-            "logs": connection.logs,
-            "factor": connection.factor,
-            "token": connection.token.value,
-            "cluster": cluster,
-            "grace": grace,
-            "driver": "",
-        }
+        self.started = False
 
-    def __repr__(self) -> str:
-        return f"<DeathWatch of {self._config['cluster']}>"
-
-    def start(self, driver: str = "") -> None:
+    def start(
+        self,
+        arguments: Sequence[str] = (),
+        *,
+        first_line: bytes = b"",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Start the process, unless it was.
 
         Parameters
         ----------
-        driver : str, optional
-            The id of this driver, if it takes a cluster over. The process removes nothing of a
-            cluster that another driver has taken over.
+        arguments : sequence of str, optional
+        first_line : bytes, optional
+            The first line of its input, without the end of the line: what nobody else may see.
+        environment : mapping of str to str, optional
+            By default, that of this process.
         """
         if self.started:
             return
         self.started = True
-        self._config["driver"] = driver
+        inherited = os.environ if environment is None else environment
+        path = os.pathsep.join(p for p in sys.path if p)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "dask_flame.backends.fly.watchdog"],
+                [sys.executable, "-m", f"dask_flame.backends.{self._backend}.watchdog", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+                env={**inherited, "PYTHONPATH": path},
                 # Signals of the driver's terminal are not for it.
                 start_new_session=True,
             )
-            self._write(json.dumps(self._config).encode() + b"\n")
+            if first_line:
+                _write(self._process, first_line)
         except OSError as error:
             logger.warning(
-                "the process that removes machines if this one is killed cannot be started: %s; "
-                "after a kill, type: dask flame sweep --backend fly",
+                "the process that %s if this one is killed cannot be started: %s; after a kill, "
+                "type: dask flame sweep --backend %s",
+                self._purpose,
                 error,
+                self._backend,
             )
 
-    async def close(self, *, all_gone: bool, none_known: bool) -> None:
-        """End the process; if machines may be left, once it has removed them.
+    async def close(self, *, all_gone: bool, none_known: bool = False) -> None:
+        """End the process; if something may be left, once it has ended that.
 
         Parameters
         ----------
         all_gone : bool
-            Whether no machine is left, and none can appear. Then it ends at once.
-        none_known : bool
-            Whether no machine is known. Then it ends soon even if Fly cannot be reached.
+            Whether nothing is left, and nothing can appear. Then it ends at once.
+        none_known : bool, default False
+            Whether nothing is known to be left. Then it ends soon even if it learns nothing.
         """
         process, self._process = self._process, None
         if process is None:
             return
-        pipe = _pipe(process)
         with contextlib.suppress(OSError):
             if all_gone or none_known:
-                pipe.write(b"end\n" if all_gone else b"look\n")
-                pipe.flush()
+                _write(process, b"end" if all_gone else b"look")
         with contextlib.suppress(OSError):
-            pipe.close()
+            _pipe(process).close()
         if all_gone:
             await in_thread(_wait, process)
         else:
@@ -121,11 +118,11 @@ class DeathWatch:
                 os.close(_pipe(process).fileno())
             process.returncode = 0
 
-    def _write(self, line: bytes) -> None:
-        assert self._process is not None
-        pipe = _pipe(self._process)
-        pipe.write(line)
-        pipe.flush()
+
+def _write(process: subprocess.Popen[bytes], line: bytes) -> None:
+    pipe = _pipe(process)
+    pipe.write(line + b"\n")
+    pipe.flush()
 
 
 def _pipe(process: subprocess.Popen[bytes]) -> IO[bytes]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.backends.base import Backend
 from dask_flame.backends.death_watch import DeathWatch
-from dask_flame.backends.fly import connection_files, machine, metadata
+from dask_flame.backends.fly import connection_files, machine, metadata, watchdog
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection, connect
@@ -69,6 +69,7 @@ class FlyBackend(Backend):
         )
         self._app = ""
         self._connection: Connection | None = None
+        self._death_watch = DeathWatch("fly", "removes machines")
         self._machines: RunnerMachines | None = None
         self._expected: list[RunnerSpec] = []
         self._apart = False
@@ -161,13 +162,18 @@ class FlyBackend(Backend):
 
     def _prepare(self, connection: Connection) -> None:
         """Make the parts that need a connection."""
-        cluster = self._site.identity.cluster
-        self._death_watch = DeathWatch(connection, cluster, self.disconnect_grace)
-        self._machines = RunnerMachines(connection, self._site, self, self._death_watch)
+        self._machines = RunnerMachines(connection, self._site, self, self._start_death_watch)
         if self._left:
             self._machines.leave()
         else:
             self._want()
+
+    def _start_death_watch(self, driver: str = "") -> None:
+        assert self._connection is not None
+        line = watchdog.first_line(
+            self._connection, self._id, grace=self.disconnect_grace, driver=driver
+        )
+        self._death_watch.start(first_line=line)
 
     @property
     def _with_options(self) -> list[tuple[RunnerSpec, FlyOptions]]:
@@ -179,7 +185,7 @@ class FlyBackend(Backend):
         reserve = self._machines.reserve
         reserve.want(self._with_options)
         if reserve.keeps:
-            self._death_watch.start()
+            self._start_death_watch()
             # Only in a list does it see that the cluster was stopped while it is idle.
             self._machines.watch.wake()
 
@@ -188,7 +194,7 @@ class FlyBackend(Backend):
     async def start_scheduler(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._connection is not None
         assert self._machines is not None
-        self._death_watch.start()
+        self._start_death_watch()
         self._save(spec)
         scheduler = self._make_scheduler(over)
         self._machines.watch.wake()
@@ -248,7 +254,7 @@ class FlyBackend(Backend):
         if found is None:
             raise BackendError(f"{self._id} cannot be taken over: its scheduler's machine is gone")
         # From the mark on, the process beside the earlier driver removes nothing any more.
-        self._death_watch.start(driver)
+        self._start_death_watch(driver)
         machines.driver = driver
         mark = mark_text(driver, self._site.identity, api.now)
         # A driver that still lives sees this before it sees machines that it does not know.
@@ -375,8 +381,7 @@ class FlyBackend(Backend):
         return FlyInspector(**where)
 
     def forked(self) -> None:
-        if self._machines is not None:
-            self._death_watch.forked()
+        self._death_watch.forked()
 
     # The end
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from dask_flame.backends.death_watch import DeathWatch
 from dask_flame.backends.fly import machine, metadata
 from dask_flame.backends.fly.api.client import metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
@@ -68,8 +67,8 @@ class RunnerMachines:
     connection : Connection
     site : Site
     reports : Reports
-    death_watch : DeathWatch
-        Started before the first machine is made.
+    start_death_watch : callable
+        Called before each machine is made.
 
     Attributes
     ----------
@@ -91,7 +90,11 @@ class RunnerMachines:
     """
 
     def __init__(
-        self, connection: Connection, site: Site, reports: Reports, death_watch: DeathWatch
+        self,
+        connection: Connection,
+        site: Site,
+        reports: Reports,
+        start_death_watch: Callable[[], None],
     ) -> None:
         self._api = api = connection.api
         self._site = site
@@ -101,7 +104,7 @@ class RunnerMachines:
         self._strays: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
         self.runners: dict[str, Runner] = {}
-        self.death_watch = death_watch
+        self._start_death_watch = start_death_watch
         self.output = MachineOutput(api)
         self.reserve = Reserve(
             api, site, lambda: self._news.waiting, lambda why: reports.trouble("", why)
@@ -203,7 +206,7 @@ class RunnerMachines:
         try:
             if self.why_stopped or self.left:
                 raise BackendError(self.why_stopped or _LEFT)
-            self.death_watch.start()
+            self._start_death_watch()
             body = machine.runner(runner.spec, runner.options, self._site)
             if not await self.reserve.give(runner, body):
                 await self._create(runner, body)
