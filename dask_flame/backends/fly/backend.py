@@ -19,7 +19,8 @@ from dask_flame.backends.fly.machine import Site
 from dask_flame.backends.fly.metadata import Identity
 from dask_flame.backends.fly.network import bracketed, own_machine
 from dask_flame.backends.fly.options import FlyOptions
-from dask_flame.backends.fly.present_driver import mark_text, scheduler_of
+from dask_flame.backends.fly.ownership import Ownership
+from dask_flame.backends.fly.present_driver import scheduler_of
 from dask_flame.backends.fly.proxy import find_program
 from dask_flame.backends.fly.removal import remove_cluster
 from dask_flame.backends.fly.runner_machines import RunnerMachines
@@ -77,11 +78,9 @@ class FlyBackend(Backend):
         self._closing: asyncio.Task[None] | None = None
         # What the first driver has left, if this one takes its cluster over.
         self._saved = connection_files.read(cluster) if context.adopts else None
-        # Whether what exists is another driver's: while this one is not connected, and once another
-        # one has taken its place.
-        self._left = bool(context.adopts)
-        self._joined = False  # whether the machines say that this is the driver
-        self._was_driver = not context.adopts
+        self._ownership = Ownership(
+            self._site.identity, adopts=bool(context.adopts), replaced=self.replaced
+        )
 
     # Start
 
@@ -107,7 +106,7 @@ class FlyBackend(Backend):
             )
         self._app = next(iter(apps), None) or self._app
         self._expected = list(specs)
-        if self._machines is not None and not self._left:
+        if self._machines is not None and not self._ownership.left:
             self._want()
 
     def _options(self, spec: RunnerSpec) -> FlyOptions:
@@ -162,10 +161,10 @@ class FlyBackend(Backend):
 
     def _prepare(self, connection: Connection) -> None:
         """Make the parts that need a connection."""
-        self._machines = RunnerMachines(connection, self._site, self, self._start_death_watch)
-        if self._left:
-            self._machines.leave()
-        else:
+        self._machines = RunnerMachines(
+            connection, self._site, self._ownership, self, self._start_death_watch
+        )
+        if not self._ownership.left:
             self._want()
 
     def _start_death_watch(self, driver: str = "") -> None:
@@ -204,10 +203,9 @@ class FlyBackend(Backend):
         assert self._connection is not None
         assert self._machines is not None
         self._scheduler = SchedulerMachine(
-            self._connection, self._site, self._reach, over, self._machines.stop
+            self._connection, self._site, self._ownership, self._reach, over, self._machines.stop
         )
         self._machines.scheduler = self._scheduler
-        self._scheduler.left = self._left
         return self._scheduler
 
     def _save(self, spec: SchedulerSpec) -> None:
@@ -255,11 +253,7 @@ class FlyBackend(Backend):
             raise BackendError(f"{self._id} cannot be taken over: its scheduler's machine is gone")
         # From the mark on, the process beside the earlier driver removes nothing any more.
         self._start_death_watch(driver)
-        machines.driver = driver
-        mark = mark_text(driver, self._site.identity, api.now)
-        # A driver that still lives sees this before it sees machines that it does not know.
-        await api.set_metadata(found["id"], metadata.DRIVER, mark)
-        self._joined = True
+        await self._ownership.claim(api, found["id"], driver)
         there = await machines.watch.list_now()
         machines.take_over(there, self._with_options)
         return next((one for one in there if one["id"] == found["id"]), found)
@@ -269,28 +263,22 @@ class FlyBackend(Backend):
         return self._site.identity.cluster
 
     def scheduler_connected(self) -> None:
-        if not self._left:
+        if not self._ownership.left:
             return
         assert self._machines is not None
-        self._left = self._machines.left = False
-        self._was_driver = True
-        if self._scheduler is not None:
-            self._scheduler.left = False
+        self._ownership.connected()
         self._want()
         self._machines.watch.wake()
 
     def leave(self) -> None:
-        self._left = True
-        if self._machines is not None:
-            self._machines.leave()
+        self._ownership.left = True
 
     async def look_for_successor(self) -> None:
-        if self._connection is None or self._machines is None or self._scheduler is None:
+        if self._connection is None or self._scheduler is None:
             return
-        id = self._scheduler.id
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                found = await self._connection.api.get(id)
+                found = await self._connection.api.get(self._scheduler.id)
         except (FlyError, TimeoutError) as error:
             if isinstance(error, FlyError) and error.gone:
                 return  # a cluster whose scheduler is gone has no other driver
@@ -302,7 +290,7 @@ class FlyBackend(Backend):
             )
             self.leave()
             return
-        self._machines.look_for_successor({id: found})
+        self._ownership.look_for_successor(found)
 
     @property
     def _reach(self) -> str:
@@ -396,7 +384,7 @@ class FlyBackend(Backend):
         had_any = bool(machines.runners) or machines.reserve.keeps or machines.lost_any
         had_any = had_any or self._scheduler is not None
         await machines.reserve.close()
-        if self._left:
+        if self._ownership.left:
             await self._leave_machines(machines)
             return
         failed = await _within_limit(self._end_all(), within)
@@ -427,7 +415,7 @@ class FlyBackend(Backend):
         await machines.close()
         # If this process could not connect, and the machines say that it is the driver, the process
         # beside it removes what is left after the grace, unless another one takes over.
-        gone = not self._joined or self._was_driver
+        gone = not self._ownership.claimed or self._ownership.was_driver
         await self._death_watch.close(all_gone=gone, none_known=gone)
 
     async def _end_all(self) -> None:

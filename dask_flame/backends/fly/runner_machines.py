@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Protocol
 
 from dask_flame.backends.fly import machine, metadata
@@ -20,15 +19,12 @@ from dask_flame.backends.fly.machine_state import GONE, ended_well, has_ended, i
 from dask_flame.backends.fly.metadata import (
     CLUSTER,
     COMPONENT,
-    KIND,
     NAME,
-    POOL,
-    PROCESS,
     STOPPED,
 )
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
-from dask_flame.backends.fly.present_driver import mark_in
+from dask_flame.backends.fly.ownership import Ownership, inherited_runners
 from dask_flame.backends.fly.refusals import beyond_limit, is_final, refusal
 from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.fly.reserve import Reserve
@@ -56,7 +52,6 @@ class Reports(Protocol):
     def progress(self, name: str, step: str) -> None: ...
     def trouble(self, name: str, why: str) -> None: ...
     def stopped(self, why: str) -> None: ...
-    def replaced(self, why: str) -> None: ...
 
 
 class RunnerMachines:
@@ -66,6 +61,7 @@ class RunnerMachines:
     ----------
     connection : Connection
     site : Site
+    ownership : Ownership
     reports : Reports
     start_death_watch : callable
         Called before each machine is made.
@@ -83,21 +79,19 @@ class RunnerMachines:
         Whether the answer to a creation was lost for good, so that its machine may exist.
     why_stopped : str
         Why no runners are booted any more; empty if they are.
-    left : bool
-        Whether the machines are another driver's: then nothing is made and nothing destroyed.
-    driver : str
-        The id of this driver, if it has taken the cluster over.
     """
 
     def __init__(
         self,
         connection: Connection,
         site: Site,
+        ownership: Ownership,
         reports: Reports,
         start_death_watch: Callable[[], None],
     ) -> None:
         self._api = api = connection.api
         self._site = site
+        self._ownership = ownership
         self._reports = reports
         rate = api.pace.rate("create")
         self._news = CreationNews(reports.trouble, rate=rate.per_second, burst=rate.burst)
@@ -112,11 +106,6 @@ class RunnerMachines:
         self.scheduler: SchedulerMachine | None = None
         self.lost_any = False
         self.why_stopped = ""
-        self.left = False
-        self.driver = ""
-        #: Drivers, as `metadata.PROCESS`, whose machines this one destroys if nobody waits for
-        #: them. Those of a later driver are not among them.
-        self._processes = {site.identity.process}
         self.watch: MachineWatch[Runner] = MachineWatch(
             api,
             site.identity.cluster,
@@ -143,43 +132,10 @@ class RunnerMachines:
         expected : sequence of tuple
             A runner of each pool, and its options.
         """
-        for there in found:
-            own = metadata_of(there)
-            self._processes.add(own.get(PROCESS, ""))
-            name, pool = own.get(NAME, ""), own.get(POOL, "")
-            if own.get(COMPONENT) != metadata.RUNNER or not name or is_gone(there):
-                continue
-            spec, options = next((e for e in expected if e[0].pool == pool), expected[0])
-            known = replace(spec, name=name, pool=pool, kind=own.get(KIND, ""))
-            runner = Runner(known, options)
-            runner.machine, runner.since = there["id"], time.monotonic()
-            self.runners[name] = runner
-            self.output.runs_in(name, runner.machine)
-
-    def leave(self) -> None:
-        """Leave all machines to another driver."""
-        self.left = True
-        if self.scheduler is not None:
-            self.scheduler.left = True
-
-    def look_for_successor(self, found: Mapping[str, Machine]) -> bool:
-        """Report another process that has become the driver; return whether there is one.
-
-        Parameters
-        ----------
-        found : mapping of str to Machine
-            Machines of the cluster, by id; the scheduler's may be among them.
-        """
-        if self.scheduler is None or (there := found.get(self.scheduler.id)) is None:
-            return False
-        mark = mark_in(metadata_of(there))
-        if not mark.id or mark.id == self.driver:
-            return False
-        if not self.left:
-            self._reports.replaced(
-                f"another process has become the driver of this cluster: {mark.owner}"
-            )
-        return True
+        self._ownership.succeed(found)
+        for runner in inherited_runners(found, expected):
+            self.runners[runner.spec.name] = runner
+            self.output.runs_in(runner.spec.name, runner.machine)
 
     async def list_names(self) -> set[str]:
         """Return the names of the runners that exist.
@@ -204,7 +160,7 @@ class RunnerMachines:
         """Take a machine from the reserve, or create one; report a refusal as the runner's end."""
         name = runner.spec.name
         try:
-            if self.why_stopped or self.left:
+            if self.why_stopped or self._ownership.left:
                 raise BackendError(self.why_stopped or _LEFT)
             self._start_death_watch()
             body = machine.runner(runner.spec, runner.options, self._site)
@@ -266,7 +222,8 @@ class RunnerMachines:
 
     def _seen(self, machines: list[Machine], known: frozenset[Runner]) -> None:
         by_id = {found["id"]: found for found in machines}
-        if self.look_for_successor(by_id) or self.left:
+        scheduler = by_id.get(self.scheduler.id) if self.scheduler is not None else None
+        if self._ownership.look_for_successor(scheduler) or self._ownership.left:
             # Runners that another driver has booted are no strays.
             if self.scheduler is not None:
                 self.scheduler.seen(by_id)
@@ -318,7 +275,7 @@ class RunnerMachines:
             wanted = runner is not None and runner.machine in ("", id)
             wanted = wanted or self.reserve.owns(id)
         # In a list that is behind, the mark of a later driver may be missing.
-        wanted = wanted or own.get(PROCESS, "") not in {"", *self._processes}
+        wanted = wanted or not self._ownership.covers(own)
         if not wanted and id not in self._strays:
             self._strays.add(id)
             self.start(self._remove(id))
@@ -349,7 +306,7 @@ class RunnerMachines:
                 back = self.reserve.takes(runner, found)
             else:
                 back = False
-            if not back and not self.left:
+            if not back and not self._ownership.left:
                 await destroy(self._api, runner.machine)
             output = "" if runner.ending else await self.output.last_words(name)
         except FlyError as error:
@@ -390,8 +347,9 @@ class RunnerMachines:
             await asyncio.wait([making])
         if runner.gone.is_set():
             return
-        if not runner.machine or self.left:
-            self.over(name, _LEFT if self.left else "it was not needed any more")
+        left = self._ownership.left
+        if not runner.machine or left:
+            self.over(name, _LEFT if left else "it was not needed any more")
             return
         if grace and runner.started and await self._ends_by_itself(runner, grace):
             return
@@ -415,7 +373,7 @@ class RunnerMachines:
         return True
 
     async def _remove(self, id: str) -> None:
-        if self.left:
+        if self._ownership.left:
             return
         try:
             await destroy(self._api, id)
