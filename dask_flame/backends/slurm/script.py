@@ -137,7 +137,7 @@ def _directives(
         f"--job-name={identity.job_name}",
         f"--comment={shlex.quote(identity.comment(spec.pool, wave))}",
         f"--array=0-{len(specs) - 1}",
-        f"--output={shlex.quote(f'{folder}/{wave}-%a.out')}",
+        f"--output={shlex.quote(f'{_literal(folder)}/{wave}-%a.out')}",
         f"--partition={options.partition}" if options.partition else "",
         f"--account={options.account}" if options.account else "",
         f"--qos={options.qos}" if options.qos else "",
@@ -154,6 +154,11 @@ def _directives(
         "--open-mode=truncate",
     ]
     return [line for line in found if line]
+
+
+def _literal(path: str) -> str:
+    """Return a path for ``--output``, in which Slurm replaces what is behind a ``%``."""
+    return path.replace("%", "%%")
 
 
 def _scratch(options: SlurmOptions) -> str:

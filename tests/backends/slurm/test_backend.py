@@ -78,6 +78,16 @@ async def test_a_driver_that_is_gone_or_out_of_reach_ends_the_job(slurm: SlurmWo
     assert ended.why.endswith("relevant settings: interface")
 
 
+async def test_the_folder_may_have_signs_that_slurm_replaces(
+    slurm: SlurmWorld, tmp_path: Path
+) -> None:
+    with dask.config.set({"flame.slurm.folder": str(tmp_path / "50% of %a %j")}):
+        async with started() as (backend, said):
+            await backend.boot([spec("one")])
+            ended = await end_of("one", said)
+    assert "cannot be reached from node n" in ended.output
+
+
 async def test_a_job_that_somebody_cancels_or_that_takes_too_much_memory(slurm: SlurmWorld) -> None:
     holds = {"job_script_prologue": ["sleep 600"]}
     eats = f"{sys.executable} -c 'import time; x = b\"1\" * 400_000_000; time.sleep(600)'"
