@@ -19,6 +19,8 @@ import time
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from dask_flame.backends.slurm import scratch
+
 #: Seconds for which a scheduler that refuses connections, or does not answer, is tried.
 _WITHIN, _REFUSED_WITHIN, _ATTEMPT, _PAUSE = 60.0, 5.0, 10.0, 0.5
 #: The request for the address of a network interface (Linux).
@@ -30,6 +32,10 @@ def main(arguments: list[str]) -> NoReturn:
     interface = ""
     if arguments[0] == "--interface":
         _, interface, *arguments = arguments
+    folder = os.environ.get("TMPDIR", "")
+    if os.path.basename(folder).startswith(scratch.PREFIX):
+        scratch.keep(folder)
+        scratch.remove_unused(os.path.dirname(folder))
     job = _take(arguments[0])
     config: dict[str, Any] = job["config"]
     if interface:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import TIME, SlurmOptions, jobqueue
+from dask_flame.backends.slurm.scratch import PREFIX
 from dask_flame.backends.specs import RunnerSpec
 from dask_flame.errors import BackendError
 
@@ -29,7 +30,7 @@ trap 'flame_kill KILL -' USR1
 #: is removed however it ends.
 _BODY = """
 [ -z "$flame_told" ] || exit 143
-flame_folder=$(mktemp -d {scratch}/dask-flame-XXXXXXXX) || exit 1
+flame_folder=$(mktemp -d {scratch}/{prefix}XXXXXXXX) || exit 1
 set -m
 TMPDIR=$flame_folder {command} &
 flame_pid=$!
@@ -83,7 +84,11 @@ def script(
     made = [line for line in made if not any(skip in line for skip in skipped)]
     lines += [f"#SBATCH {line}" for line in (*made, *(options.job_extra_directives or ()))]
     lines += [_SIGNALS, *(options.job_script_prologue or ())]
-    lines.append(_BODY.format(scratch=_scratch(options), command=_command(options, folder, wave)))
+    lines.append(
+        _BODY.format(
+            scratch=_scratch(options), prefix=PREFIX, command=_command(options, folder, wave)
+        )
+    )
     lines += [*(options.job_script_epilogue or ()), 'exit "$flame_code"', ""]
     return "\n".join(lines)
 
