@@ -75,7 +75,7 @@ class FlyInspector(Inspector):
 
     async def __aenter__(self) -> FlyInspector:
         app = self._app or FlyOptions.configured().given.get("app") or ""
-        self._connection = await connect(app, own_machine())
+        self._connection = await connect(app, own_machine(), write="--app my-runners")
         self._api = self._connection.api
         return self
 
