@@ -18,7 +18,7 @@ def load(shell: Any) -> None:
     """Register the magics ``%flame`` and ``%%flame`` in an IPython shell."""
     from dask_flame.driver.connect.hint import report_left_in_background
     from dask_flame.notebook.attached_cells import hook
-    from dask_flame.notebook.cell_calls import FlameMagic
+    from dask_flame.notebook.magics import FlameMagic
 
     unload(shell)
     report_left_in_background()
