@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dask_flame.backends.fly import machine, metadata
 from dask_flame.backends.fly.api.client import metadata_of
@@ -20,7 +20,6 @@ from dask_flame.backends.fly.metadata import (
     CLUSTER,
     COMPONENT,
     NAME,
-    STOPPED,
 )
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
@@ -32,6 +31,7 @@ from dask_flame.backends.fly.runner import Runner
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
 from dask_flame.backends.fly.watch import MachineWatch
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.runner_events import STOPPED, RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.errors import BackendError, PoolError
 
@@ -42,16 +42,6 @@ _OVERDUE = 10.0
 #: Seconds for which machines are listed after the answer to a creation was lost for good.
 _LINGER = 60.0
 _LEFT = "another process has become the driver"
-_STOPPED = "the cluster was stopped with `dask flame stop`"
-
-
-class Reports(Protocol):
-    """Takes reports of runners, as :class:`dask_flame.backends.Backend` does."""
-
-    def ended(self, what: Ended) -> None: ...
-    def progress(self, name: str, step: str) -> None: ...
-    def trouble(self, name: str, why: str) -> None: ...
-    def stopped(self, why: str) -> None: ...
 
 
 class RunnerMachines:
@@ -62,7 +52,7 @@ class RunnerMachines:
     connection : Connection
     site : Site
     ownership : Ownership
-    reports : Reports
+    events : RunnerEvents
     start_death_watch : callable
         Called before each machine is made.
 
@@ -86,22 +76,22 @@ class RunnerMachines:
         connection: Connection,
         site: Site,
         ownership: Ownership,
-        reports: Reports,
+        events: RunnerEvents,
         start_death_watch: Callable[[], None],
     ) -> None:
         self._api = api = connection.api
         self._site = site
         self._ownership = ownership
-        self._reports = reports
+        self._events = events
         rate = api.pace.rate("create")
-        self._news = CreationNews(reports.trouble, rate=rate.per_second, burst=rate.burst)
+        self._news = CreationNews(events.trouble, rate=rate.per_second, burst=rate.burst)
         self._strays: set[str] = set()
         self._background: set[asyncio.Task[None]] = set()
         self.runners: dict[str, Runner] = {}
         self._start_death_watch = start_death_watch
         self.output = MachineOutput(api)
         self.reserve = Reserve(
-            api, site, lambda: self._news.waiting, lambda why: reports.trouble("", why)
+            api, site, lambda: self._news.waiting, lambda why: events.trouble("", why)
         )
         self.scheduler: SchedulerMachine | None = None
         self.lost_any = False
@@ -168,7 +158,7 @@ class RunnerMachines:
                 await self._create(runner, body)
             self.output.runs_in(name, runner.machine)
             if not runner.ending:
-                self._reports.progress(name, "created")
+                self._events.progress(name, "created")
             self.watch.wake()
         except FlyError as error:
             if error.unsure:
@@ -191,7 +181,7 @@ class RunnerMachines:
             body,
             same,
             runner.creation,
-            waits=lambda error: self._reports.trouble(name, str(error)),
+            waits=lambda error: self._events.trouble(name, str(error)),
         )
         self._news.created(name)
         runner.machine = made["id"]
@@ -230,8 +220,8 @@ class RunnerMachines:
             return
         for found in machines:
             own = metadata_of(found)
-            if STOPPED in own:
-                self.stop(_STOPPED)
+            if metadata.STOPPED in own:
+                self.stop(STOPPED)
             if not is_gone(found):
                 self._look_for_strays(found, own)
         if self.scheduler is not None:
@@ -249,9 +239,9 @@ class RunnerMachines:
         name = runner.spec.name
         if found.get("state") == "started" and not runner.started:
             runner.started = True
-            self._reports.trouble(name, "")
+            self._events.trouble(name, "")
             if not runner.ending:
-                self._reports.progress(name, "started")
+                self._events.progress(name, "started")
         if has_ended(found) or found.get("state") in GONE:
             runner.burying = self.start(self._bury(runner, found))
         elif runner.stuck and not runner.ending:
@@ -327,7 +317,7 @@ class RunnerMachines:
         runner = self.runners.pop(name, None)
         if runner is not None:
             runner.gone.set()
-            self._reports.ended(Ended(name=name, why=why, output=output, **flags))
+            self._events.ended(Ended(name=name, why=why, output=output, **flags))
 
     def stop(self, why: str) -> None:
         """Boot no more runners: someone else has stopped the cluster."""
@@ -335,7 +325,7 @@ class RunnerMachines:
             self.why_stopped = why
             # Its machines are strays from now on.
             self.start(self.reserve.close())
-            self._reports.stopped(why)
+            self._events.stopped(why)
 
     # The end
 

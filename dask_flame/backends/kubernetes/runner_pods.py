@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
@@ -19,6 +19,7 @@ from dask_flame.backends.kubernetes.pod_creation import OVER_QUOTA, refusal, run
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.runner import Runner
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.runner_events import RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.core.text import with_advice
 from dask_flame.errors import BackendError, PoolError
@@ -37,14 +38,6 @@ _OVERDUE = 30.0
 _HEARD_WITHIN = 2.0
 
 
-class Reports(Protocol):
-    """Takes reports of runners, as :class:`dask_flame.backends.Backend` does."""
-
-    def ended(self, what: Ended) -> None: ...
-    def progress(self, name: str, step: str) -> None: ...
-    def trouble(self, name: str, why: str) -> None: ...
-
-
 class RunnerPods:
     """Make, watch and end the pods of a cluster's runners.
 
@@ -55,7 +48,7 @@ class RunnerPods:
         The owner of the pods.
     watcher : Watcher
         The watch that calls :meth:`seen` and :meth:`gone`.
-    reports : Reports
+    events : RunnerEvents
     left : callable
         Returns whether the pods are another driver's, so that nothing may be deleted.
     refused : callable
@@ -75,7 +68,7 @@ class RunnerPods:
         api: Api,
         owner_job: OwnerJob,
         watcher: Watcher,
-        reports: Reports,
+        events: RunnerEvents,
         *,
         left: Callable[[], bool],
         refused: Callable[[], str],
@@ -83,7 +76,7 @@ class RunnerPods:
         self._api = api
         self._owner_job = owner_job
         self._watcher = watcher
-        self._reports = reports
+        self._events = events
         self._left = left
         self._refused = refused
         self._background: set[asyncio.Task[None]] = set()
@@ -176,7 +169,7 @@ class RunnerPods:
             reached = pod_status.step(pod)
             if reached and step not in runner.steps and (step == "scheduled" or reached == step):
                 runner.steps.add(step)
-                self._reports.progress(name, step)
+                self._events.progress(name, step)
         if "deletionTimestamp" in pod["metadata"] and runner.wanted:
             # Perhaps it was deleted together with its owner, the Job.
             self._owner_job.owned_object_lost()
@@ -192,7 +185,7 @@ class RunnerPods:
         elif (held := pod_status.held_up(pod)) != runner.held:
             runner.held = held
             no_node = bool(pod_status.unschedulable(pod))
-            self._reports.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
+            self._events.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
         runner.capacity.seen(pod, wanted=runner.wanted)
 
     def _lacks_capacity(self, name: str, why: str, version: str) -> None:
@@ -239,7 +232,7 @@ class RunnerPods:
         if runner is not None:
             runner.gone.set()
             runner.capacity.cancel()
-            self._reports.ended(
+            self._events.ended(
                 Ended(
                     name=name,
                     why=why,

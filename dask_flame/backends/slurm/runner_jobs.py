@@ -8,9 +8,10 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Collection, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.runner_events import STOPPED, RunnerEvents
 from dask_flame.backends.slurm import commands, script
 from dask_flame.backends.slurm.commands import SlurmError, SlurmLate
 from dask_flame.backends.slurm.endings import end_jobs
@@ -36,18 +37,6 @@ _ENDING, _QUIET = 0.5, 5.0
 #: Seconds between two signs of life in the folder.
 _ALIVE = 60.0
 _NOT_NEEDED = "it was not needed any more"
-_STOPPED = "the cluster was stopped with `dask flame stop`"
-
-
-class Reports(Protocol):
-    """Takes reports of runners, as :class:`dask_flame.backends.Backend` does."""
-
-    def ended(self, what: Ended) -> None: ...
-    def progress(self, name: str, step: str) -> None: ...
-    def trouble(self, name: str, why: str) -> None: ...
-    def queued(self, name: str) -> None: ...
-    def started(self, name: str) -> None: ...
-    def stopped(self, why: str) -> None: ...
 
 
 class RunnerJobs:
@@ -57,7 +46,7 @@ class RunnerJobs:
     ----------
     identity : Identity
     folder : ClusterFolder
-    reports : Reports
+    events : RunnerEvents
     poll : float
         Seconds between two lists while jobs wait or start.
     drain : float
@@ -75,14 +64,14 @@ class RunnerJobs:
         self,
         identity: Identity,
         folder: ClusterFolder,
-        reports: Reports,
+        events: RunnerEvents,
         *,
         poll: float,
         drain: float,
     ) -> None:
         self._identity = identity
         self._folder = folder
-        self._reports = reports
+        self._events = events
         self._poll = poll
         self._drain = drain
         self._waves = 0
@@ -146,8 +135,8 @@ class RunnerJobs:
             for runner in runners:
                 runner.array = array
                 if not runner.ending:
-                    self._reports.queued(runner.spec.name)
-                    self._reports.progress(runner.spec.name, "queued")
+                    self._events.queued(runner.spec.name)
+                    self._events.progress(runner.spec.name, "queued")
             self._woken.set()
         finally:
             self._submitting -= 1
@@ -211,7 +200,7 @@ class RunnerJobs:
         while True:
             self._woken.clear()
             if self._folder.stopped:
-                self.stop(_STOPPED)
+                self.stop(STOPPED)
             if time.monotonic() > alive + _ALIVE:
                 alive = time.monotonic()
                 try:
@@ -266,10 +255,10 @@ class RunnerJobs:
         elif not runner.started:
             runner.started = True
             if runner.waits:
-                self._reports.trouble(name, "")
+                self._events.trouble(name, "")
             if not runner.ending:
-                self._reports.started(name)
-                self._reports.progress(name, "started")
+                self._events.started(name)
+                self._events.progress(name, "started")
 
     def _judge_waiting(self, runner: Runner, job: Job) -> None:
         name, spec = runner.spec.name, runner.spec
@@ -288,7 +277,7 @@ class RunnerJobs:
             runner.lacking = 0.0
         if job.waits_for and job.waits_for != runner.waits:
             runner.waits = job.waits_for
-            self._reports.trouble(name, job.waits_for)
+            self._events.trouble(name, job.waits_for)
 
     async def _give_up(
         self, runner: Runner, why: str, *, final: bool = False, no_capacity: bool = False
@@ -362,7 +351,7 @@ class RunnerJobs:
         del self.runners[name]
         self._folder.forget(runner.wave, runner.task)
         runner.gone.set()
-        self._reports.ended(
+        self._events.ended(
             Ended(
                 name=name,
                 why=why,
@@ -377,7 +366,7 @@ class RunnerJobs:
         """Boot no more runners: someone else has stopped the cluster."""
         if not self.why_stopped:
             self.why_stopped = why
-            self._reports.stopped(why)
+            self._events.stopped(why)
 
     def output(self, name: str) -> str:
         """Return the end of the output of a runner; empty if none is known."""
