@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.backends.base import Backend
 from dask_flame.backends.death_watch import DeathWatch
-from dask_flame.backends.fly import connection_files, machine, metadata, watchdog
+from dask_flame.backends.fly import connection_files, machine_requests, metadata, watchdog
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection, connect
 from dask_flame.backends.fly.connection_files import SavedConnection
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.metadata import Identity
-from dask_flame.backends.fly.network import bracketed, own_machine
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.own_machine import bracketed, own_machine
 from dask_flame.backends.fly.ownership import Ownership
 from dask_flame.backends.fly.present_driver import scheduler_of
 from dask_flame.backends.fly.proxy import find_program
@@ -97,7 +97,7 @@ class FlyBackend(Backend):
         for spec in specs:
             options = self._options(spec)
             apps.add(options.app)
-            machine.runner(spec, options, self._site)
+            machine_requests.runner(spec, options, self._site)
         if len(apps) > 1:
             names = " and ".join(sorted(repr(app or self._site.own.app) for app in apps))
             raise BackendError(
@@ -358,7 +358,11 @@ class FlyBackend(Backend):
         await asyncio.shield(self._closing)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        return [machine.shown(machine.runner(spec, self._options(spec), self._site), spec)]
+        return [
+            machine_requests.shown(
+                machine_requests.runner(spec, self._options(spec), self._site), spec
+            )
+        ]
 
     @classmethod
     def inspector(cls, **where: str) -> Inspector:

@@ -14,8 +14,8 @@ from dask_flame.backends.fly.api.credentials import (
 )
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.pace import Pace
-from dask_flame.backends.fly.network import OwnMachine
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.own_machine import OwnMachine
 from dask_flame.errors import BackendError
 
 

@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
-from dask_flame.backends.fly import machine, metadata
+from dask_flame.backends.fly import machine_requests, metadata
 from dask_flame.backends.fly.api.client import metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import CreateRequest, Machine
 from dask_flame.backends.fly.connection import Connection
 from dask_flame.backends.fly.creation_news import CreationNews
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.machine_state import GONE, ended_well, has_ended, is_gone, why_ended
+from dask_flame.backends.fly.machine_watch import MachineWatch
 from dask_flame.backends.fly.metadata import (
     CLUSTER,
     COMPONENT,
@@ -29,7 +30,6 @@ from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.fly.reserve import Reserve
 from dask_flame.backends.fly.runner import Runner
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
-from dask_flame.backends.fly.watch import MachineWatch
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.runner_events import STOPPED, RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
@@ -153,7 +153,7 @@ class RunnerMachines:
             if self.why_stopped or self._ownership.left:
                 raise BackendError(self.why_stopped or _LEFT)
             self._start_death_watch()
-            body = machine.runner(runner.spec, runner.options, self._site)
+            body = machine_requests.runner(runner.spec, runner.options, self._site)
             if not await self.reserve.give(runner, body):
                 await self._create(runner, body)
             self.output.runs_in(name, runner.machine)

@@ -7,16 +7,16 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
-from dask_flame.backends.fly import machine
+from dask_flame.backends.fly import machine_requests
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.machine_state import GONE, has_ended, why_ended
 from dask_flame.backends.fly.metadata import CLUSTER, COMPONENT, SCHEDULER
-from dask_flame.backends.fly.network import bracketed
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
+from dask_flame.backends.fly.own_machine import bracketed
 from dask_flame.backends.fly.ownership import Ownership
 from dask_flame.backends.fly.proxy import FlyProxy
 from dask_flame.backends.fly.removal import destroy
@@ -86,7 +86,7 @@ class SchedulerMachine:
         BackendError
         """
         public = self._reach == "public"
-        body = machine.scheduler(spec, options, self._site, public=public)
+        body = machine_requests.scheduler(spec, options, self._site, public=public)
         same = {CLUSTER: self._site.identity.cluster, COMPONENT: SCHEDULER}
         try:
             async with asyncio.timeout(spec.timeout):
@@ -231,7 +231,7 @@ def client_address(app: str, found: Machine, cluster: str, port: int, reach: str
     """
     if reach == "public":
         host = FlyOptions.setting("public-address") or f"{app}.fly.dev"
-        return f"{bracketed(host)}:{machine.public_port(cluster)}"
+        return f"{bracketed(host)}:{machine_requests.public_port(cluster)}"
     if reach == "wireguard":
         return f"{bracketed(found.get('private_ip', ''))}:{port}"
     return ""

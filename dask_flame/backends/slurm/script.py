@@ -176,6 +176,6 @@ def _command(options: SlurmOptions, folder: str, wave: int) -> str:
     place = f"{folder}/{wave}-"
     extra = f" --interface {shlex.quote(options.interface)}" if options.interface else ""
     return (
-        f"{python} -m dask_flame.backends.slurm.node{extra} "
+        f"{python} -m dask_flame.backends.slurm.job_start{extra} "
         f'{shlex.quote(place)}"$SLURM_ARRAY_TASK_ID".json'
     )

@@ -1,4 +1,4 @@
-"""The first process of a runner's job: ``python -m dask_flame.backends.slurm.node FILE`` (runner).
+"""The first process of a job: ``python -m dask_flame.backends.slurm.job_start FILE`` (runner).
 
 It reads the runner's command and configuration from FILE and removes it, so that private keys stay
 on the shared disk only for as long as the job waits. It ends at once if the driver is gone: then
