@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from dask_flame.backends.fly import machine_requests, metadata
@@ -33,6 +33,7 @@ from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.runner_events import STOPPED, RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 from dask_flame.errors import BackendError, PoolError
 
 logger = logging.getLogger("dask_flame")
@@ -86,7 +87,7 @@ class RunnerMachines:
         rate = api.pace.rate("create")
         self._news = CreationNews(events.trouble, rate=rate.per_second, burst=rate.burst)
         self._strays: set[str] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
         self.runners: dict[str, Runner] = {}
         self._start_death_watch = start_death_watch
         self.output = MachineOutput(api)
@@ -372,27 +373,16 @@ class RunnerMachines:
             self._strays.discard(id)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
+        return self._background.start(work)
 
     async def close_making(self) -> bool:
         """Cancel the making of machines; return whether one may have been made all the same."""
-        await _cancelled([r.making for r in self.runners.values() if r.making is not None])
+        await cancel_all(runner.making for runner in self.runners.values())
         return any(r.creation.may_exist and not r.machine for r in self.runners.values())
 
     async def close(self) -> None:
         """End all that is done in the background, and report the runners that are left as ended."""
         await self.watch.close()
-        await _cancelled(self._background)
+        await cancel_all(self._background)
         for name in list(self.runners):
             self.over(name, "the cluster was closed")
-
-
-async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and return when they have ended."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

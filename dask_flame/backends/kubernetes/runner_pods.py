@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from dask_flame.backends.kubernetes.runner import Runner
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.runner_events import RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 from dask_flame.core.text import with_advice
 from dask_flame.errors import BackendError, PoolError
 
@@ -79,7 +80,7 @@ class RunnerPods:
         self._events = events
         self._left = left
         self._refused = refused
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
         self.runners: dict[str, Runner] = {}
         self.output = PodLogs(api)
         self.finding = False
@@ -143,7 +144,7 @@ class RunnerPods:
             said = scrub(refusal(error), spec.secret_values)
             self._over(spec.name, f"was refused: {said}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
-                self._start(self._delete(runner.pod, 0))
+                self._background.start(self._delete(runner.pod, 0))
         except Exception as error:
             logger.exception("the pod of %s could not be made", spec.name)
             self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
@@ -163,7 +164,7 @@ class RunnerPods:
             if self._left():
                 return
             if "deletionTimestamp" not in pod["metadata"]:  # given up before it was created
-                self._start(self._delete(pod["metadata"]["name"], 0))
+                self._background.start(self._delete(pod["metadata"]["name"], 0))
             return
         for step in ("scheduled", "started"):
             reached = pod_status.step(pod)
@@ -177,11 +178,11 @@ class RunnerPods:
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
                 heard = self.output.follow(name, runner.pod, within)
-                runner.following = self._start(heard)
+                runner.following = self._background.start(heard)
         if why := pod_status.ended(pod) or pod_status.hopeless(pod):
             if not runner.why:
                 runner.why, runner.final = why, pod_status.final(pod)
-                self._start(self._bury(name, runner))
+                self._background.start(self._bury(name, runner))
         elif (held := pod_status.held_up(pod)) != runner.held:
             runner.held = held
             no_node = bool(pod_status.unschedulable(pod))
@@ -189,7 +190,7 @@ class RunnerPods:
         runner.capacity.seen(pod, wanted=runner.wanted)
 
     def _lacks_capacity(self, name: str, why: str, version: str) -> None:
-        self._start(self._give_up(name, self.runners[name], why, version))
+        self._background.start(self._give_up(name, self.runners[name], why, version))
 
     async def _give_up(self, name: str, runner: Runner, why: str, version: str) -> None:
         """Delete an unschedulable pod, unless it has changed: then the watch reports it again."""
@@ -212,7 +213,7 @@ class RunnerPods:
         if runner.following is None:
             self._over(name, why, self.output.of(name))
         else:
-            self._start(self._last_words(name, runner.following, why))
+            self._background.start(self._last_words(name, runner.following, why))
 
     async def _last_words(self, name: str, following: asyncio.Task[None], why: str) -> None:
         """Report the end of a runner whose pod has gone, once its last output has arrived."""
@@ -306,20 +307,11 @@ class RunnerPods:
         tasks : collection of asyncio.Task
             Tasks to cancel with it.
         """
-        if self._background:
-            await asyncio.wait(self._background, timeout=within)
-        rest = [*tasks, *self._background]
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        if begun := list(self._background):
+            await asyncio.wait(begun, timeout=within)
+        await cancel_all([*tasks, *self._background])
         for name in list(self.runners):
             self._over(name, "the cluster was closed")
-
-    def _start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        task: asyncio.Task[Any] = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
     async def logs(self, names: Collection[str]) -> dict[str, str]:
         """Return the known output of runners."""

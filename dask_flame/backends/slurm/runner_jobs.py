@@ -7,8 +7,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.runner_events import STOPPED, RunnerEvents
@@ -29,6 +28,7 @@ from dask_flame.backends.slurm.options import SlurmOptions
 from dask_flame.backends.slurm.refusals import is_final, no_room, refusal
 from dask_flame.backends.slurm.runner import Runner, launch_file
 from dask_flame.backends.specs import Ended, RunnerSpec
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 
 logger = logging.getLogger("dask_flame")
 
@@ -79,7 +79,7 @@ class RunnerJobs:
         self._arrays: set[str] = set()  # of all waves
         self._places: dict[str, tuple[int, int]] = {}  # of all runners, for their output
         self._woken = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._watching: asyncio.Task[None] | None = None
         self.runners: dict[str, Runner] = {}
         self.why_stopped = ""
@@ -239,7 +239,7 @@ class RunnerJobs:
             if job is not None:
                 self._judge(runner, job)
             elif runner.started:
-                self._start(self._bury_missing(runner))
+                self._tasks.start(self._bury_missing(runner))
             else:
                 # Of jobs that are cancelled in the queue, an array keeps no record.
                 self.over(runner, _NOT_NEEDED if runner.ending else CANCELLED)
@@ -265,13 +265,13 @@ class RunnerJobs:
         if runner.ending:
             return
         if why := job.hopeless:
-            self._start(self._give_up(runner, why, final=True))
+            self._tasks.start(self._give_up(runner, why, final=True))
             return
         if job.lacks_capacity and spec.capacity_wait is not None:
             runner.lacking = runner.lacking or time.monotonic()
             if time.monotonic() >= runner.lacking + spec.capacity_wait:
                 why = f"{job.waits_for}; relevant settings: partition, gpus, gpu_kind, cpus, memory"
-                self._start(self._give_up(runner, why, no_capacity=True))
+                self._tasks.start(self._give_up(runner, why, no_capacity=True))
                 return
         elif not job.lacks_capacity:
             runner.lacking = 0.0
@@ -326,7 +326,7 @@ class RunnerJobs:
             return
         strays = {job.wave for job in jobs if not job.over} - self._arrays
         if strays:
-            self._start(self._cancel(sorted(strays)))
+            self._tasks.start(self._cancel(sorted(strays)))
 
     async def _cancel(self, jobs: Sequence[str]) -> None:
         try:
@@ -395,16 +395,8 @@ class RunnerJobs:
         self._woken.set()
         await end_jobs(there, grace)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
         """End all that is done in the background, and report the runners that are left as ended."""
-        tasks = [*self._tasks, *([self._watching] if self._watching is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([*self._tasks, self._watching])
         for runner in list(self.runners.values()):
             self.over(runner, "the cluster was closed")

@@ -17,6 +17,7 @@ from distributed.comm import Comm, connect
 from dask_flame._version import __version__
 from dask_flame.backends.specs import Ended
 from dask_flame.core import config
+from dask_flame.core.background_tasks import BackgroundTasks
 from dask_flame.core.backoff import Backoff
 from dask_flame.core.budget import Budget
 from dask_flame.core.channel import Channel, Refused
@@ -112,7 +113,7 @@ class RemoteScheduler:
         self._callbacks = BackgroundThread("flame-callbacks")
         self._connecting: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
-        self._resizing: set[asyncio.Task[None]] = set()
+        self._resizing = BackgroundTasks()
         self._closing = False
         self._stop = ""  # why the cluster was stopped from outside, if it was
         backend = parts.backend
@@ -300,9 +301,7 @@ class RemoteScheduler:
             if known[name].preference or (name in own and not known[name].for_runners)
         }
         self._hand_over()
-        task = asyncio.ensure_future(self._resize(pool, rest, text))
-        self._resizing.add(task)
-        task.add_done_callback(self._resizing.discard)
+        self._resizing.start(self._resize(pool, rest, text))
 
     async def _resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         try:
