@@ -14,6 +14,8 @@ from typing import Any
 
 from distributed.comm import Comm, CommClosedError
 
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
+
 logger = logging.getLogger("dask_flame")
 
 _CHUNK = 1 << 16
@@ -78,7 +80,7 @@ class TunnelEntry:
     def __init__(self, connect: Callable[[], Awaitable[Comm]]) -> None:
         self._connect = connect
         self._server: asyncio.Server | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way = BackgroundTasks()
 
     async def start(self, at: int = 0) -> int:
         """Listen, and return the port: this one if it is free, else any."""
@@ -93,14 +95,10 @@ class TunnelEntry:
         """Stop listening, and close all tunnels."""
         if self._server is not None:
             self._server.close()
-        for task in self._under_way:
-            task.cancel()
-        await asyncio.gather(*self._under_way, return_exceptions=True)
+        await cancel_all(self._under_way)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._pass(reader, writer))
-        self._under_way.add(task)
-        task.add_done_callback(self._under_way.discard)
+        self._under_way.start(self._pass(reader, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

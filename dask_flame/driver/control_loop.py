@@ -17,14 +17,13 @@ from distributed.deploy.cluster import Cluster
 
 from dask_flame.backends.specs import Ended
 from dask_flame.core.pool import OnChange
-from dask_flame.core.text import split_advice
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
+from dask_flame.driver.boot_errors import boot_error, stopped_error, why_none
 from dask_flame.driver.budget_watch import BudgetWatch
 from dask_flame.driver.executor import DecisionExecutor
 from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.journal_writer import JournalWriter, cause_in, last_words
 from dask_flame.driver.scheduler_news import SchedulerNews
-from dask_flame.errors import BootError, BootTimeout
 from dask_flame.history.boots import ACCEPTED, FIRST_CALL, SETTING_UP, SETUP
 from dask_flame.scaling.fleet import Decision, Fleet, GiveUp, Phase
 from dask_flame.scheduler.home.home import Home
@@ -350,17 +349,11 @@ class FlameAdaptive(Adaptive):
         scheduler = self._placement
         kind, held = "actors", scheduler.held_by_actors(pool, fleet.pool)
         if not fleet.bound[0] and not fleet.suspended and scheduler.waiting(pool):
-            kind, held = "none", self._why_none(pool, fleet)
+            kind, held = "none", why_none(pool, fleet, default=pool == self.fleets.default)
         kind = kind if held else ""
         if kind and kind != self._held.get(pool):
             self.journal.note("waiting", f"calls wait: {held}", pool=pool)
         self._held[pool] = kind
-
-    def _why_none(self, pool: str, fleet: Fleet) -> str:
-        if fleet.fixed is not None:
-            return fleet.bound[1]
-        name = "" if pool == self.fleets.default else f"{pool!r}, "
-        return f"max=0; write cluster.resize({name}max=8)"
 
     def _carry_out(self, pool: str, fleet: Fleet, decision: Decision) -> None:
         if (boots := decision.boot) is not None:
@@ -384,10 +377,11 @@ class FlameAdaptive(Adaptive):
             (give_up := fleet.give_up(time.monotonic())) is not None
         ):
             # Calls can use the current runners, but waits for more runners must fail.
-            self._placement.awaited_workers.fail(pool, self._boot_error(pool, give_up)[0])
+            error, _ = boot_error(pool, give_up, self.fleets, self._writer)
+            self._placement.awaited_workers.fail(pool, error)
 
     def _give_up(self, pool: str, give_up: GiveUp) -> None:
-        error, why = self._boot_error(pool, give_up)
+        error, why = boot_error(pool, give_up, self.fleets, self._writer)
         why = self._writer.messages.shorten(pool, give_up.runner, why)
         self._writer.messages.forget(pool)  # report failures in full again for later calls
         failed = self._placement.fail_waiting(error, pool)
@@ -395,55 +389,10 @@ class FlameAdaptive(Adaptive):
         # There may be no calls, as wait_for_workers() also boots runners.
         self.journal.note("failed", f"{calls if failed else 'no runner'}: {why}", pool=pool)
 
-    def _boot_error(self, pool: str, give_up: GiveUp) -> tuple[BootError, str]:
-        """Return the error for calls that wait for failing boots, and the reason."""
-        why = give_up.reason
-        if give_up.late:
-            # For a boot that ended by itself, its own event says how far it came.
-            why += self._writer.how_far([give_up.runner])
-            why += self._what_took_long(pool, give_up.runner)
-        kind = BootTimeout if give_up.late else BootError
-        of = f" of pool {pool!r}" if len(self.fleets.fleets) > 1 else ""
-        settings = (
-            "Relevant settings of the pool: preload, setup, env, boot_timeout, boot_attempts and "
-            "on_boot_failure; of the cluster: packages. "
-        )
-        if split_advice(why)[1]:
-            settings = ""  # the reason names those that matter
-        error = kind(
-            f"no runner{of} could start, so the calls that waited for one have failed: {why}\n"
-            f"{settings}See cluster.events and cluster.get_logs() for more; calls submitted from "
-            "now on try again, and these do with client.retry(futures). Dask gives the same call "
-            "the same error for as long as its future is held."
-        )
-        return error, why
-
-    def _what_took_long(self, pool: str, runner: str) -> str:
-        """Return what a late boot was doing, and the setting to change; empty if unknown."""
-        policy = self.fleets.policies[pool]
-        if self._writer.is_setting_up(runner):
-            what = "its setup= has not ended"
-        elif policy.preload:
-            what = f"preload={list(policy.preload)} is imported"
-        else:
-            return ""
-        limit = policy.boot_timeout
-        return (
-            f"\n{what} within boot_timeout={limit:g} s; where it takes longer, write "
-            f'boot_timeout="{4 * limit:g}s"'
-        )
-
     def _refuse(self, pool: str, fleet: Fleet) -> None:
         """Fail the calls that wait for a runner which will not boot."""
         why = self.fleets.stopped or fleet.exhausted
-        error: Exception
-        if self.fleets.stopped:
-            error = BootError(
-                f"{why}, so no runner will run this; results that the driver has can still be "
-                "read. To go on, write cluster.close() and make a new FlameCluster"
-            )
-        else:
-            error = self._budget.error(time.monotonic())
+        error = stopped_error(why) if self.fleets.stopped else self._budget.error(time.monotonic())
         if failed := self._placement.fail_waiting(error, pool):
             calls = "call that waited" if failed == 1 else "calls that waited"
             self.journal.note("failed", f"{failed} {calls}: {why}", pool=pool)

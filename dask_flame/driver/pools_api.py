@@ -28,15 +28,15 @@ from dask_flame.core.option_checks import Duration, seconds, whole
 from dask_flame.core.pool import Pool
 from dask_flame.driver.budget_watch import changed_text
 from dask_flame.driver.closed import closed
-from dask_flame.driver.launch import capacity_wait, check_secrets, check_taken, runner_spec
-from dask_flame.driver.manifest import Manifest
-from dask_flame.driver.other_clusters import (
+from dask_flame.driver.cluster_compatibility import (
     ELSEWHERE,
     WorkerView,
     adapt_bounds,
     runners_for,
     worker_views,
 )
+from dask_flame.driver.launch import capacity_wait, check_secrets, check_taken, runner_spec
+from dask_flame.driver.manifest import Manifest
 from dask_flame.driver.runners import Runner, Runners, opened
 from dask_flame.errors import BackendError, PoolError
 from dask_flame.history.costs import Costs, costs

@@ -1,7 +1,8 @@
 """A runner on another machine: ``python -m dask_flame.runner.from_file FILE`` (runner).
 
 FILE contains its launch configuration as JSON, so that no secret is in an argument or in the
-environment. In a pod it is mounted from a Secret. The process ends when the scheduler asks it to or
+environment. In a pod it is mounted from a Secret; a job of Slurm has it open, as
+``/proc/self/fd/3``. The process ends when the scheduler asks it to or
 is gone, and in an orderly way at a SIGTERM. Processes that its calls have started end with the
 container, or the job, that it is in.
 """
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> NoReturn:
     """Run a worker by the launch configuration in a file, until it has closed."""
     code, process_exit = 1, None
     try:
-        launch_config: dict[str, Any] = json.loads(Path(argv[0]).read_text())
+        launch_config: dict[str, Any] = json.loads(_read(argv[0]))
         os.environ.update(launch_config.pop("variables", {}))
         scratch = os.environ.get("TMPDIR", "/tmp")
         launch_config |= {
@@ -55,6 +56,15 @@ def main(argv: list[str]) -> NoReturn:
             process_exit(code)
     finally:
         _end(code)
+
+
+def _read(file: str) -> str:
+    """Return the text of a file; close one that is open, so that no process of a call has it."""
+    text = Path(file).read_text()
+    folder, _, name = file.rpartition("/")
+    if folder == "/proc/self/fd":
+        os.close(int(name))
+    return text
 
 
 def _end(code: int) -> NoReturn:

@@ -253,6 +253,7 @@ def test_a_cell_that_is_no_python(notebook: Notebook) -> None:
     assert "SyntaxError: invalid syntax" in shown
     assert "line 3" in shown
     assert "magics" not in shown
+    assert "cell_calls" not in shown
 
 
 @pytest.mark.parametrize(
@@ -303,6 +304,7 @@ def test_a_cell_that_takes_too_long(notebook: Notebook) -> None:
     assert "was not done within its timeout=0.3 s" in shown
     assert "Traceback" in shown
     assert "magics" not in shown
+    assert "cell_calls" not in shown
     assert notebook.flame("1") == 1
 
 
@@ -325,6 +327,7 @@ def test_stopping_the_cell_stops_it_on_its_runner(shell: Notebook, flame: Flame)
     stopping.join()
     assert "KeyboardInterrupt" in shown
     assert "magics" not in shown
+    assert "cell_calls" not in shown
     wait_for(lambda: all(m.busy == 0 for m in cluster.runners.values()))
     assert shell.flame("2") == 2
 

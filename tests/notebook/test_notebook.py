@@ -119,6 +119,7 @@ def test_a_notebook_from_top_to_bottom(token: str) -> None:
     assert "line 3" in plain or "Cell" in plain
     assert "words" in plain
     assert "magics.py" not in plain
+    assert "cell_calls.py" not in plain
 
     # One output, which was replaced as the curves grew, and is a picture of its own.
     (picture,) = outputs(notebook, "train")

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.paths import free_port
 from tests.support.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -47,13 +47,6 @@ def keygen(path: Path, *, comment: str = "dask-flame tests", passphrase: str = "
     words = [find("ssh-keygen"), "-q", "-t", "ed25519", "-N", passphrase, "-C", comment]
     subprocess.run([*words, "-f", str(path)], check=True)
     return Path(f"{path}.pub").read_text().strip()
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """Return a port of an address that nobody uses."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
 
 
 class Sshd:

@@ -9,17 +9,18 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.backends.base import Backend
-from dask_flame.backends.fly import connection_files, machine, metadata
+from dask_flame.backends.death_watch import DeathWatch
+from dask_flame.backends.fly import connection_files, machine_requests, metadata, watchdog
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection, connect
 from dask_flame.backends.fly.connection_files import SavedConnection
-from dask_flame.backends.fly.death_watch import DeathWatch
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.metadata import Identity
-from dask_flame.backends.fly.network import bracketed, own_machine
 from dask_flame.backends.fly.options import FlyOptions
-from dask_flame.backends.fly.present_driver import mark_text, scheduler_of
+from dask_flame.backends.fly.own_machine import bracketed, own_machine
+from dask_flame.backends.fly.ownership import Ownership
+from dask_flame.backends.fly.present_driver import scheduler_of
 from dask_flame.backends.fly.proxy import find_program
 from dask_flame.backends.fly.removal import remove_cluster
 from dask_flame.backends.fly.runner_machines import RunnerMachines
@@ -69,6 +70,7 @@ class FlyBackend(Backend):
         )
         self._app = ""
         self._connection: Connection | None = None
+        self._death_watch = DeathWatch("fly", "removes machines")
         self._machines: RunnerMachines | None = None
         self._expected: list[RunnerSpec] = []
         self._apart = False
@@ -76,11 +78,9 @@ class FlyBackend(Backend):
         self._closing: asyncio.Task[None] | None = None
         # What the first driver has left, if this one takes its cluster over.
         self._saved = connection_files.read(cluster) if context.adopts else None
-        # Whether what exists is another driver's: while this one is not connected, and once another
-        # one has taken its place.
-        self._left = bool(context.adopts)
-        self._joined = False  # whether the machines say that this is the driver
-        self._was_driver = not context.adopts
+        self._ownership = Ownership(
+            self._site.identity, adopts=bool(context.adopts), replaced=self.replaced
+        )
 
     # Start
 
@@ -97,7 +97,7 @@ class FlyBackend(Backend):
         for spec in specs:
             options = self._options(spec)
             apps.add(options.app)
-            machine.runner(spec, options, self._site)
+            machine_requests.runner(spec, options, self._site)
         if len(apps) > 1:
             names = " and ".join(sorted(repr(app or self._site.own.app) for app in apps))
             raise BackendError(
@@ -106,7 +106,7 @@ class FlyBackend(Backend):
             )
         self._app = next(iter(apps), None) or self._app
         self._expected = list(specs)
-        if self._machines is not None and not self._left:
+        if self._machines is not None and not self._ownership.left:
             self._want()
 
     def _options(self, spec: RunnerSpec) -> FlyOptions:
@@ -161,13 +161,18 @@ class FlyBackend(Backend):
 
     def _prepare(self, connection: Connection) -> None:
         """Make the parts that need a connection."""
-        cluster = self._site.identity.cluster
-        self._death_watch = DeathWatch(connection, cluster, self.disconnect_grace)
-        self._machines = RunnerMachines(connection, self._site, self, self._death_watch)
-        if self._left:
-            self._machines.leave()
-        else:
+        self._machines = RunnerMachines(
+            connection, self._site, self._ownership, self, self._start_death_watch
+        )
+        if not self._ownership.left:
             self._want()
+
+    def _start_death_watch(self, driver: str = "") -> None:
+        assert self._connection is not None
+        line = watchdog.first_line(
+            self._connection, self._id, grace=self.disconnect_grace, driver=driver
+        )
+        self._death_watch.start(first_line=line)
 
     @property
     def _with_options(self) -> list[tuple[RunnerSpec, FlyOptions]]:
@@ -179,7 +184,7 @@ class FlyBackend(Backend):
         reserve = self._machines.reserve
         reserve.want(self._with_options)
         if reserve.keeps:
-            self._death_watch.start()
+            self._start_death_watch()
             # Only in a list does it see that the cluster was stopped while it is idle.
             self._machines.watch.wake()
 
@@ -188,7 +193,7 @@ class FlyBackend(Backend):
     async def start_scheduler(self, spec: SchedulerSpec, over: Callable[[str], None]) -> str:
         assert self._connection is not None
         assert self._machines is not None
-        self._death_watch.start()
+        self._start_death_watch()
         self._save(spec)
         scheduler = self._make_scheduler(over)
         self._machines.watch.wake()
@@ -198,10 +203,9 @@ class FlyBackend(Backend):
         assert self._connection is not None
         assert self._machines is not None
         self._scheduler = SchedulerMachine(
-            self._connection, self._site, self._reach, over, self._machines.stop
+            self._connection, self._site, self._ownership, self._reach, over, self._machines.stop
         )
         self._machines.scheduler = self._scheduler
-        self._scheduler.left = self._left
         return self._scheduler
 
     def _save(self, spec: SchedulerSpec) -> None:
@@ -248,12 +252,8 @@ class FlyBackend(Backend):
         if found is None:
             raise BackendError(f"{self._id} cannot be taken over: its scheduler's machine is gone")
         # From the mark on, the process beside the earlier driver removes nothing any more.
-        self._death_watch.start(driver)
-        machines.driver = driver
-        mark = mark_text(driver, self._site.identity, api.now)
-        # A driver that still lives sees this before it sees machines that it does not know.
-        await api.set_metadata(found["id"], metadata.DRIVER, mark)
-        self._joined = True
+        self._start_death_watch(driver)
+        await self._ownership.claim(api, found["id"], driver)
         there = await machines.watch.list_now()
         machines.take_over(there, self._with_options)
         return next((one for one in there if one["id"] == found["id"]), found)
@@ -263,28 +263,22 @@ class FlyBackend(Backend):
         return self._site.identity.cluster
 
     def scheduler_connected(self) -> None:
-        if not self._left:
+        if not self._ownership.left:
             return
         assert self._machines is not None
-        self._left = self._machines.left = False
-        self._was_driver = True
-        if self._scheduler is not None:
-            self._scheduler.left = False
+        self._ownership.connected()
         self._want()
         self._machines.watch.wake()
 
     def leave(self) -> None:
-        self._left = True
-        if self._machines is not None:
-            self._machines.leave()
+        self._ownership.left = True
 
     async def look_for_successor(self) -> None:
-        if self._connection is None or self._machines is None or self._scheduler is None:
+        if self._connection is None or self._scheduler is None:
             return
-        id = self._scheduler.id
         try:
             async with asyncio.timeout(_CLOSE_WITHIN):
-                found = await self._connection.api.get(id)
+                found = await self._connection.api.get(self._scheduler.id)
         except (FlyError, TimeoutError) as error:
             if isinstance(error, FlyError) and error.gone:
                 return  # a cluster whose scheduler is gone has no other driver
@@ -296,7 +290,7 @@ class FlyBackend(Backend):
             )
             self.leave()
             return
-        self._machines.look_for_successor({id: found})
+        self._ownership.look_for_successor(found)
 
     @property
     def _reach(self) -> str:
@@ -364,7 +358,11 @@ class FlyBackend(Backend):
         await asyncio.shield(self._closing)
 
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
-        return [machine.shown(machine.runner(spec, self._options(spec), self._site), spec)]
+        return [
+            machine_requests.shown(
+                machine_requests.runner(spec, self._options(spec), self._site), spec
+            )
+        ]
 
     @classmethod
     def inspector(cls, **where: str) -> Inspector:
@@ -375,8 +373,7 @@ class FlyBackend(Backend):
         return FlyInspector(**where)
 
     def forked(self) -> None:
-        if self._machines is not None:
-            self._death_watch.forked()
+        self._death_watch.forked()
 
     # The end
 
@@ -391,7 +388,7 @@ class FlyBackend(Backend):
         had_any = bool(machines.runners) or machines.reserve.keeps or machines.lost_any
         had_any = had_any or self._scheduler is not None
         await machines.reserve.close()
-        if self._left:
+        if self._ownership.left:
             await self._leave_machines(machines)
             return
         failed = await _within_limit(self._end_all(), within)
@@ -422,7 +419,7 @@ class FlyBackend(Backend):
         await machines.close()
         # If this process could not connect, and the machines say that it is the driver, the process
         # beside it removes what is left after the grace, unless another one takes over.
-        gone = not self._joined or self._was_driver
+        gone = not self._ownership.claimed or self._ownership.was_driver
         await self._death_watch.close(all_gone=gone, none_known=gone)
 
     async def _end_all(self) -> None:

@@ -14,8 +14,8 @@ from dask_flame.backends.fly.api.credentials import (
 )
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.pace import Pace
-from dask_flame.backends.fly.network import OwnMachine
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.own_machine import OwnMachine
 from dask_flame.errors import BackendError
 
 
@@ -43,7 +43,7 @@ class Connection:
         await self.api.close()
 
 
-def open_connection(app: str, own: OwnMachine) -> Connection:
+def open_connection(app: str, own: OwnMachine, *, write: str) -> Connection:
     """Return the connection for an app, by the configuration and the environment.
 
     Parameters
@@ -51,6 +51,8 @@ def open_connection(app: str, own: OwnMachine) -> Connection:
     app : str
         Empty for the app that the driver's machine belongs to.
     own : OwnMachine
+    write : str
+        How the user names an app, for the error if there is none.
 
     Raises
     ------
@@ -60,7 +62,7 @@ def open_connection(app: str, own: OwnMachine) -> Connection:
     if not app:
         raise BackendError(
             "there is no app for the machines; type: fly apps create my-runners, and write "
-            'app="my-runners" (or set flame.fly.app in Dask\'s configuration)'
+            f"{write} (or set flame.fly.app in Dask's configuration)"
         )
     setting = FlyOptions.setting
     token = find_token(setting("token"))
@@ -70,14 +72,14 @@ def open_connection(app: str, own: OwnMachine) -> Connection:
     return Connection(FlyApi(app, token, base, logs, pace=Pace(factor)), token, logs, factor)
 
 
-async def connect(app: str, own: OwnMachine) -> Connection:
+async def connect(app: str, own: OwnMachine, *, write: str = 'app="my-runners"') -> Connection:
     """Return the connection for an app, once Fly has answered that there is such an app.
 
     Raises
     ------
     BackendError
     """
-    connection = open_connection(app, own)
+    connection = open_connection(app, own, write=write)
     try:
         await connection.api.check()
     except FlyError as error:

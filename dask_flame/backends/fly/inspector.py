@@ -16,6 +16,7 @@ from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection, connect
 from dask_flame.backends.fly.listing import listing, name_of
 from dask_flame.backends.fly.machine_state import is_gone
+from dask_flame.backends.fly.machine_watch import QUIET
 from dask_flame.backends.fly.metadata import (
     CLUSTER,
     COMPONENT,
@@ -24,14 +25,13 @@ from dask_flame.backends.fly.metadata import (
     began,
     computer,
 )
-from dask_flame.backends.fly.network import own_machine
 from dask_flame.backends.fly.options import FlyOptions, check_app
 from dask_flame.backends.fly.orphans import Observer, alive, time_of, why_orphan
+from dask_flame.backends.fly.own_machine import own_machine
 from dask_flame.backends.fly.present_driver import present, scheduler_of, taken_over_at
 from dask_flame.backends.fly.proxy import FlyProxy
 from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.fly.scheduler_machine import client_address, private_name
-from dask_flame.backends.fly.watch import QUIET
 from dask_flame.backends.inspector import (
     ClusterListing,
     Entrance,
@@ -75,7 +75,7 @@ class FlyInspector(Inspector):
 
     async def __aenter__(self) -> FlyInspector:
         app = self._app or FlyOptions.configured().given.get("app") or ""
-        self._connection = await connect(app, own_machine())
+        self._connection = await connect(app, own_machine(), write="--app my-runners")
         self._api = self._connection.api
         return self
 

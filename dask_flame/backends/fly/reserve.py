@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dask_flame.backends.fly import machine
+from dask_flame.backends.fly import machine_requests
 from dask_flame.backends.fly.api.client import Creation, FlyApi
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import CreateRequest, Machine
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.metadata import ALIVE, ALIVE_EVERY, CLUSTER
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.removal import destroy
@@ -105,7 +105,7 @@ class Reserve:
         for shelf in self._shelves.values():
             shelf.wanted = 0
         for spec, options in wanted:
-            key = machine.shape(spec, options, self._site)
+            key = machine_requests.shape(spec, options, self._site)
             if options.reserve or key in self._shelves:
                 shelf = self._shelves.setdefault(key, Shelf(spec, options))
                 shelf.wanted = max(shelf.wanted, options.reserve or 0)
@@ -133,7 +133,7 @@ class Reserve:
         body : CreateRequest
             The request that would create its machine.
         """
-        shelf = self._shelves.get(machine.shape(runner.spec, runner.options, self._site))
+        shelf = self._shelves.get(machine_requests.shape(runner.spec, runner.options, self._site))
         if shelf is None:
             return False
         while shelf.ready and not self._closed:
@@ -175,7 +175,7 @@ class Reserve:
         """Return whether the machine of a runner that has ended can return, and note that."""
         if self._closed or found.get("state") != "stopped":
             return False
-        shelf = self._shelves.get(machine.shape(runner.spec, runner.options, self._site))
+        shelf = self._shelves.get(machine_requests.shape(runner.spec, runner.options, self._site))
         if shelf is None or len(shelf.ready) >= shelf.wanted:
             return False
         self._owned.add(runner.machine)
@@ -184,8 +184,8 @@ class Reserve:
     async def take_back(self, runner: Runner) -> None:
         """Remove all that was the runner's from its machine, and keep it."""
         id = runner.machine
-        shelf = self._shelves[machine.shape(runner.spec, runner.options, self._site)]
-        config = machine.blank(shelf.spec, shelf.options, self._site, time.time())
+        shelf = self._shelves[machine_requests.shape(runner.spec, runner.options, self._site)]
+        config = machine_requests.blank(shelf.spec, shelf.options, self._site, time.time())
         try:
             await self._api.update(id, {"config": config, "skip_launch": True})
         except FlyError as error:
@@ -230,7 +230,9 @@ class Reserve:
 
     async def _create(self, shelf: Shelf) -> None:
         name = f"reserve-{next(self._numbers)}"
-        body = machine.reserve(name, shelf.spec, shelf.options, self._site, alive=time.time())
+        body = machine_requests.reserve(
+            name, shelf.spec, shelf.options, self._site, alive=time.time()
+        )
         self._coming = name
         try:
             same: Mapping[str, str] = {CLUSTER: self._site.identity.cluster}

@@ -5,39 +5,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
-from dask_flame.backends.fly import machine, metadata
+from dask_flame.backends.fly import machine_requests, metadata
 from dask_flame.backends.fly.api.client import metadata_of
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import CreateRequest, Machine
 from dask_flame.backends.fly.connection import Connection
 from dask_flame.backends.fly.creation_news import CreationNews
-from dask_flame.backends.fly.death_watch import DeathWatch
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.machine_state import GONE, ended_well, has_ended, is_gone, why_ended
+from dask_flame.backends.fly.machine_watch import MachineWatch
 from dask_flame.backends.fly.metadata import (
     CLUSTER,
     COMPONENT,
-    KIND,
     NAME,
-    POOL,
-    PROCESS,
-    STOPPED,
 )
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
-from dask_flame.backends.fly.present_driver import mark_in
+from dask_flame.backends.fly.ownership import Ownership, inherited_runners
 from dask_flame.backends.fly.refusals import beyond_limit, is_final, refusal
 from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.fly.reserve import Reserve
 from dask_flame.backends.fly.runner import Runner
 from dask_flame.backends.fly.scheduler_machine import SchedulerMachine
-from dask_flame.backends.fly.watch import MachineWatch
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.runner_events import STOPPED, RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 from dask_flame.errors import BackendError, PoolError
 
 logger = logging.getLogger("dask_flame")
@@ -47,17 +43,6 @@ _OVERDUE = 10.0
 #: Seconds for which machines are listed after the answer to a creation was lost for good.
 _LINGER = 60.0
 _LEFT = "another process has become the driver"
-_STOPPED = "the cluster was stopped with `dask flame stop`"
-
-
-class Reports(Protocol):
-    """Takes reports of runners, as :class:`dask_flame.backends.Backend` does."""
-
-    def ended(self, what: Ended) -> None: ...
-    def progress(self, name: str, step: str) -> None: ...
-    def trouble(self, name: str, why: str) -> None: ...
-    def stopped(self, why: str) -> None: ...
-    def replaced(self, why: str) -> None: ...
 
 
 class RunnerMachines:
@@ -67,9 +52,10 @@ class RunnerMachines:
     ----------
     connection : Connection
     site : Site
-    reports : Reports
-    death_watch : DeathWatch
-        Started before the first machine is made.
+    ownership : Ownership
+    events : RunnerEvents
+    start_death_watch : callable
+        Called before each machine is made.
 
     Attributes
     ----------
@@ -84,36 +70,33 @@ class RunnerMachines:
         Whether the answer to a creation was lost for good, so that its machine may exist.
     why_stopped : str
         Why no runners are booted any more; empty if they are.
-    left : bool
-        Whether the machines are another driver's: then nothing is made and nothing destroyed.
-    driver : str
-        The id of this driver, if it has taken the cluster over.
     """
 
     def __init__(
-        self, connection: Connection, site: Site, reports: Reports, death_watch: DeathWatch
+        self,
+        connection: Connection,
+        site: Site,
+        ownership: Ownership,
+        events: RunnerEvents,
+        start_death_watch: Callable[[], None],
     ) -> None:
         self._api = api = connection.api
         self._site = site
-        self._reports = reports
+        self._ownership = ownership
+        self._events = events
         rate = api.pace.rate("create")
-        self._news = CreationNews(reports.trouble, rate=rate.per_second, burst=rate.burst)
+        self._news = CreationNews(events.trouble, rate=rate.per_second, burst=rate.burst)
         self._strays: set[str] = set()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
         self.runners: dict[str, Runner] = {}
-        self.death_watch = death_watch
+        self._start_death_watch = start_death_watch
         self.output = MachineOutput(api)
         self.reserve = Reserve(
-            api, site, lambda: self._news.waiting, lambda why: reports.trouble("", why)
+            api, site, lambda: self._news.waiting, lambda why: events.trouble("", why)
         )
         self.scheduler: SchedulerMachine | None = None
         self.lost_any = False
         self.why_stopped = ""
-        self.left = False
-        self.driver = ""
-        #: Drivers, as `metadata.PROCESS`, whose machines this one destroys if nobody waits for
-        #: them. Those of a later driver are not among them.
-        self._processes = {site.identity.process}
         self.watch: MachineWatch[Runner] = MachineWatch(
             api,
             site.identity.cluster,
@@ -140,43 +123,10 @@ class RunnerMachines:
         expected : sequence of tuple
             A runner of each pool, and its options.
         """
-        for there in found:
-            own = metadata_of(there)
-            self._processes.add(own.get(PROCESS, ""))
-            name, pool = own.get(NAME, ""), own.get(POOL, "")
-            if own.get(COMPONENT) != metadata.RUNNER or not name or is_gone(there):
-                continue
-            spec, options = next((e for e in expected if e[0].pool == pool), expected[0])
-            known = replace(spec, name=name, pool=pool, kind=own.get(KIND, ""))
-            runner = Runner(known, options)
-            runner.machine, runner.since = there["id"], time.monotonic()
-            self.runners[name] = runner
-            self.output.runs_in(name, runner.machine)
-
-    def leave(self) -> None:
-        """Leave all machines to another driver."""
-        self.left = True
-        if self.scheduler is not None:
-            self.scheduler.left = True
-
-    def look_for_successor(self, found: Mapping[str, Machine]) -> bool:
-        """Report another process that has become the driver; return whether there is one.
-
-        Parameters
-        ----------
-        found : mapping of str to Machine
-            Machines of the cluster, by id; the scheduler's may be among them.
-        """
-        if self.scheduler is None or (there := found.get(self.scheduler.id)) is None:
-            return False
-        mark = mark_in(metadata_of(there))
-        if not mark.id or mark.id == self.driver:
-            return False
-        if not self.left:
-            self._reports.replaced(
-                f"another process has become the driver of this cluster: {mark.owner}"
-            )
-        return True
+        self._ownership.succeed(found)
+        for runner in inherited_runners(found, expected):
+            self.runners[runner.spec.name] = runner
+            self.output.runs_in(runner.spec.name, runner.machine)
 
     async def list_names(self) -> set[str]:
         """Return the names of the runners that exist.
@@ -201,15 +151,15 @@ class RunnerMachines:
         """Take a machine from the reserve, or create one; report a refusal as the runner's end."""
         name = runner.spec.name
         try:
-            if self.why_stopped or self.left:
+            if self.why_stopped or self._ownership.left:
                 raise BackendError(self.why_stopped or _LEFT)
-            self.death_watch.start()
-            body = machine.runner(runner.spec, runner.options, self._site)
+            self._start_death_watch()
+            body = machine_requests.runner(runner.spec, runner.options, self._site)
             if not await self.reserve.give(runner, body):
                 await self._create(runner, body)
             self.output.runs_in(name, runner.machine)
             if not runner.ending:
-                self._reports.progress(name, "created")
+                self._events.progress(name, "created")
             self.watch.wake()
         except FlyError as error:
             if error.unsure:
@@ -232,7 +182,7 @@ class RunnerMachines:
             body,
             same,
             runner.creation,
-            waits=lambda error: self._reports.trouble(name, str(error)),
+            waits=lambda error: self._events.trouble(name, str(error)),
         )
         self._news.created(name)
         runner.machine = made["id"]
@@ -263,15 +213,16 @@ class RunnerMachines:
 
     def _seen(self, machines: list[Machine], known: frozenset[Runner]) -> None:
         by_id = {found["id"]: found for found in machines}
-        if self.look_for_successor(by_id) or self.left:
+        scheduler = by_id.get(self.scheduler.id) if self.scheduler is not None else None
+        if self._ownership.look_for_successor(scheduler) or self._ownership.left:
             # Runners that another driver has booted are no strays.
             if self.scheduler is not None:
                 self.scheduler.seen(by_id)
             return
         for found in machines:
             own = metadata_of(found)
-            if STOPPED in own:
-                self.stop(_STOPPED)
+            if metadata.STOPPED in own:
+                self.stop(STOPPED)
             if not is_gone(found):
                 self._look_for_strays(found, own)
         if self.scheduler is not None:
@@ -289,9 +240,9 @@ class RunnerMachines:
         name = runner.spec.name
         if found.get("state") == "started" and not runner.started:
             runner.started = True
-            self._reports.trouble(name, "")
+            self._events.trouble(name, "")
             if not runner.ending:
-                self._reports.progress(name, "started")
+                self._events.progress(name, "started")
         if has_ended(found) or found.get("state") in GONE:
             runner.burying = self.start(self._bury(runner, found))
         elif runner.stuck and not runner.ending:
@@ -315,7 +266,7 @@ class RunnerMachines:
             wanted = runner is not None and runner.machine in ("", id)
             wanted = wanted or self.reserve.owns(id)
         # In a list that is behind, the mark of a later driver may be missing.
-        wanted = wanted or own.get(PROCESS, "") not in {"", *self._processes}
+        wanted = wanted or not self._ownership.covers(own)
         if not wanted and id not in self._strays:
             self._strays.add(id)
             self.start(self._remove(id))
@@ -346,7 +297,7 @@ class RunnerMachines:
                 back = self.reserve.takes(runner, found)
             else:
                 back = False
-            if not back and not self.left:
+            if not back and not self._ownership.left:
                 await destroy(self._api, runner.machine)
             output = "" if runner.ending else await self.output.last_words(name)
         except FlyError as error:
@@ -367,7 +318,7 @@ class RunnerMachines:
         runner = self.runners.pop(name, None)
         if runner is not None:
             runner.gone.set()
-            self._reports.ended(Ended(name=name, why=why, output=output, **flags))
+            self._events.ended(Ended(name=name, why=why, output=output, **flags))
 
     def stop(self, why: str) -> None:
         """Boot no more runners: someone else has stopped the cluster."""
@@ -375,7 +326,7 @@ class RunnerMachines:
             self.why_stopped = why
             # Its machines are strays from now on.
             self.start(self.reserve.close())
-            self._reports.stopped(why)
+            self._events.stopped(why)
 
     # The end
 
@@ -387,8 +338,9 @@ class RunnerMachines:
             await asyncio.wait([making])
         if runner.gone.is_set():
             return
-        if not runner.machine or self.left:
-            self.over(name, _LEFT if self.left else "it was not needed any more")
+        left = self._ownership.left
+        if not runner.machine or left:
+            self.over(name, _LEFT if left else "it was not needed any more")
             return
         if grace and runner.started and await self._ends_by_itself(runner, grace):
             return
@@ -412,7 +364,7 @@ class RunnerMachines:
         return True
 
     async def _remove(self, id: str) -> None:
-        if self.left:
+        if self._ownership.left:
             return
         try:
             await destroy(self._api, id)
@@ -421,27 +373,16 @@ class RunnerMachines:
             self._strays.discard(id)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
+        return self._background.start(work)
 
     async def close_making(self) -> bool:
         """Cancel the making of machines; return whether one may have been made all the same."""
-        await _cancelled([r.making for r in self.runners.values() if r.making is not None])
+        await cancel_all(runner.making for runner in self.runners.values())
         return any(r.creation.may_exist and not r.machine for r in self.runners.values())
 
     async def close(self) -> None:
         """End all that is done in the background, and report the runners that are left as ended."""
         await self.watch.close()
-        await _cancelled(self._background)
+        await cancel_all(self._background)
         for name in list(self.runners):
             self.over(name, "the cluster was closed")
-
-
-async def _cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel tasks, and return when they have ended."""
-    tasks = list(tasks)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -7,16 +7,17 @@ import contextlib
 import logging
 from collections.abc import Callable, Mapping
 
-from dask_flame.backends.fly import machine
+from dask_flame.backends.fly import machine_requests
 from dask_flame.backends.fly.api.errors import FlyError
 from dask_flame.backends.fly.api.types import Machine
 from dask_flame.backends.fly.connection import Connection
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.machine_state import GONE, has_ended, why_ended
 from dask_flame.backends.fly.metadata import CLUSTER, COMPONENT, SCHEDULER
-from dask_flame.backends.fly.network import bracketed
 from dask_flame.backends.fly.options import FlyOptions
 from dask_flame.backends.fly.output import MachineOutput
+from dask_flame.backends.fly.own_machine import bracketed
+from dask_flame.backends.fly.ownership import Ownership
 from dask_flame.backends.fly.proxy import FlyProxy
 from dask_flame.backends.fly.removal import destroy
 from dask_flame.backends.specs import SchedulerSpec
@@ -37,6 +38,7 @@ class SchedulerMachine:
     ----------
     connection : Connection
     site : Site
+    ownership : Ownership
     reach : {"proxy", "wireguard", "public"}
     over : callable
         Called with the reason when the machine has ended, unless :meth:`close` was called before.
@@ -46,14 +48,13 @@ class SchedulerMachine:
     Attributes
     ----------
     starting : bool
-    left : bool
-        Whether it is another driver's.
     """
 
     def __init__(
         self,
         connection: Connection,
         site: Site,
+        ownership: Ownership,
         reach: str,
         over: Callable[[str], None],
         stopped: Callable[[str], None],
@@ -61,6 +62,7 @@ class SchedulerMachine:
         self._connection = connection
         self._api = connection.api
         self._site = site
+        self._ownership = ownership
         self._reach = reach
         self._over = over
         self._stopped = stopped
@@ -70,7 +72,6 @@ class SchedulerMachine:
         self._burying: asyncio.Task[None] | None = None
         self._closed = False
         self.starting = True
-        self.left = False
 
     async def start(self, spec: SchedulerSpec, options: FlyOptions) -> str:
         """Create the machine; return once its process has started.
@@ -85,7 +86,7 @@ class SchedulerMachine:
         BackendError
         """
         public = self._reach == "public"
-        body = machine.scheduler(spec, options, self._site, public=public)
+        body = machine_requests.scheduler(spec, options, self._site, public=public)
         same = {CLUSTER: self._site.identity.cluster, COMPONENT: SCHEDULER}
         try:
             async with asyncio.timeout(spec.timeout):
@@ -186,7 +187,7 @@ class SchedulerMachine:
             self._stopped(_DELETED)
         if printed := (await self._output.last_words(_NAME)).strip():
             why += PRINTED + printed
-        if not self.left:
+        if not self._ownership.left:
             with contextlib.suppress(FlyError):
                 await destroy(self._api, self._id)
         self._over(why)
@@ -230,7 +231,7 @@ def client_address(app: str, found: Machine, cluster: str, port: int, reach: str
     """
     if reach == "public":
         host = FlyOptions.setting("public-address") or f"{app}.fly.dev"
-        return f"{bracketed(host)}:{machine.public_port(cluster)}"
+        return f"{bracketed(host)}:{machine_requests.public_port(cluster)}"
     if reach == "wireguard":
         return f"{bracketed(found.get('private_ip', ''))}:{port}"
     return ""

@@ -13,7 +13,10 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dask_flame.backends.fly.connection import Connection
 
 #: Seconds for which it tries to remove machines, between two attempts, and for which none must
 #: have been there: one may still be created by a request of the driver's.
@@ -21,6 +24,33 @@ _PATIENCE, _AGAIN, _QUIET = 900.0, 5.0, 60.0
 #: Seconds beyond the grace for which a scheduler's machine may run: another process may be about to
 #: become the driver, or the scheduler waits for its runners to end.
 _SCHEDULER_WITHIN = 180.0
+
+
+def first_line(connection: Connection, cluster: str, *, grace: float, driver: str) -> bytes:
+    """Return the configuration of this process, as its driver sends it. Holds the token.
+
+    Parameters
+    ----------
+    connection : Connection
+    cluster : str
+        The cluster's id.
+    grace : float
+        Seconds for which machines that run may end by themselves.
+    driver : str
+        The id of the driver, if it has taken the cluster over; otherwise empty. Nothing is removed
+        of a cluster that another driver has taken over.
+    """
+    config = {
+        "app": connection.api.app,
+        "base": connection.api.base,
+        "logs": connection.logs,
+        "factor": connection.factor,
+        "token": connection.token.value,
+        "cluster": cluster,
+        "grace": grace,
+        "driver": driver,
+    }
+    return json.dumps(config).encode()
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dask_flame.backends.kubernetes.api.permissions import check
 from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import DRIVER as MARK
-from dask_flame.backends.kubernetes.objects.context import STOP, STOPPED, ObjectContext
+from dask_flame.backends.kubernetes.objects.context import STOP, ObjectContext
 from dask_flame.backends.kubernetes.objects.redact import shown
 from dask_flame.backends.kubernetes.options import KubernetesOptions, check_context, check_namespace
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
@@ -23,6 +23,7 @@ from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_creation import runner_objects
 from dask_flame.backends.kubernetes.runner_pods import RunnerPods
 from dask_flame.backends.kubernetes.scheduler_pod import SchedulerPod
+from dask_flame.backends.runner_events import STOPPED
 from dask_flame.backends.specs import BackendContext, RunnerSpec, SchedulerSpec
 from dask_flame.core import config
 from dask_flame.core.backend_options import BackendOptions
@@ -38,16 +39,6 @@ logger = logging.getLogger("dask_flame")
 #: Default `disconnect_grace` in seconds if the driver reaches its scheduler through the API server,
 #: which is unavailable for longer when it is upgraded or restarted.
 _GRACE = 120.0
-#: Settings behind a lack of capacity.
-_NO_CAPACITY = (
-    "gpu_kind, spot, cpus, memory, gpus and node_selector; the nodes of the cluster; boot_timeout "
-    "and flame.capacity-wait if these take longer to come"
-)
-_DELETED = "its pod was deleted by somebody else"
-#: Seconds beyond its grace after which a pod is deleted without waiting for its node.
-_OVERDUE = 30.0
-#: Seconds to wait for the last output of a runner after its pod has gone.
-_HEARD_WITHIN = 2.0
 #: Maximum time in seconds for each step of closing.
 _CLOSE_WITHIN = 15.0
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
@@ -19,7 +19,9 @@ from dask_flame.backends.kubernetes.pod_creation import OVER_QUOTA, refusal, run
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
 from dask_flame.backends.kubernetes.runner import Runner
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.runner_events import RunnerEvents
 from dask_flame.backends.specs import Ended, RunnerSpec
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 from dask_flame.core.text import with_advice
 from dask_flame.errors import BackendError, PoolError
 
@@ -37,14 +39,6 @@ _OVERDUE = 30.0
 _HEARD_WITHIN = 2.0
 
 
-class Reports(Protocol):
-    """Takes reports of runners, as :class:`dask_flame.backends.Backend` does."""
-
-    def ended(self, what: Ended) -> None: ...
-    def progress(self, name: str, step: str) -> None: ...
-    def trouble(self, name: str, why: str) -> None: ...
-
-
 class RunnerPods:
     """Make, watch and end the pods of a cluster's runners.
 
@@ -55,7 +49,7 @@ class RunnerPods:
         The owner of the pods.
     watcher : Watcher
         The watch that calls :meth:`seen` and :meth:`gone`.
-    reports : Reports
+    events : RunnerEvents
     left : callable
         Returns whether the pods are another driver's, so that nothing may be deleted.
     refused : callable
@@ -75,7 +69,7 @@ class RunnerPods:
         api: Api,
         owner_job: OwnerJob,
         watcher: Watcher,
-        reports: Reports,
+        events: RunnerEvents,
         *,
         left: Callable[[], bool],
         refused: Callable[[], str],
@@ -83,10 +77,10 @@ class RunnerPods:
         self._api = api
         self._owner_job = owner_job
         self._watcher = watcher
-        self._reports = reports
+        self._events = events
         self._left = left
         self._refused = refused
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = BackgroundTasks()
         self.runners: dict[str, Runner] = {}
         self.output = PodLogs(api)
         self.finding = False
@@ -150,7 +144,7 @@ class RunnerPods:
             said = scrub(refusal(error), spec.secret_values)
             self._over(spec.name, f"was refused: {said}", no_room=no_room)
             if isinstance(error, KubernetesError) and error.unsure:
-                self._start(self._delete(runner.pod, 0))
+                self._background.start(self._delete(runner.pod, 0))
         except Exception as error:
             logger.exception("the pod of %s could not be made", spec.name)
             self._over(spec.name, f"was refused: {type(error).__name__}: {error}")
@@ -170,13 +164,13 @@ class RunnerPods:
             if self._left():
                 return
             if "deletionTimestamp" not in pod["metadata"]:  # given up before it was created
-                self._start(self._delete(pod["metadata"]["name"], 0))
+                self._background.start(self._delete(pod["metadata"]["name"], 0))
             return
         for step in ("scheduled", "started"):
             reached = pod_status.step(pod)
             if reached and step not in runner.steps and (step == "scheduled" or reached == step):
                 runner.steps.add(step)
-                self._reports.progress(name, step)
+                self._events.progress(name, step)
         if "deletionTimestamp" in pod["metadata"] and runner.wanted:
             # Perhaps it was deleted together with its owner, the Job.
             self._owner_job.owned_object_lost()
@@ -184,19 +178,19 @@ class RunnerPods:
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
                 heard = self.output.follow(name, runner.pod, within)
-                runner.following = self._start(heard)
+                runner.following = self._background.start(heard)
         if why := pod_status.ended(pod) or pod_status.hopeless(pod):
             if not runner.why:
                 runner.why, runner.final = why, pod_status.final(pod)
-                self._start(self._bury(name, runner))
+                self._background.start(self._bury(name, runner))
         elif (held := pod_status.held_up(pod)) != runner.held:
             runner.held = held
             no_node = bool(pod_status.unschedulable(pod))
-            self._reports.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
+            self._events.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
         runner.capacity.seen(pod, wanted=runner.wanted)
 
     def _lacks_capacity(self, name: str, why: str, version: str) -> None:
-        self._start(self._give_up(name, self.runners[name], why, version))
+        self._background.start(self._give_up(name, self.runners[name], why, version))
 
     async def _give_up(self, name: str, runner: Runner, why: str, version: str) -> None:
         """Delete an unschedulable pod, unless it has changed: then the watch reports it again."""
@@ -219,7 +213,7 @@ class RunnerPods:
         if runner.following is None:
             self._over(name, why, self.output.of(name))
         else:
-            self._start(self._last_words(name, runner.following, why))
+            self._background.start(self._last_words(name, runner.following, why))
 
     async def _last_words(self, name: str, following: asyncio.Task[None], why: str) -> None:
         """Report the end of a runner whose pod has gone, once its last output has arrived."""
@@ -239,7 +233,7 @@ class RunnerPods:
         if runner is not None:
             runner.gone.set()
             runner.capacity.cancel()
-            self._reports.ended(
+            self._events.ended(
                 Ended(
                     name=name,
                     why=why,
@@ -313,20 +307,11 @@ class RunnerPods:
         tasks : collection of asyncio.Task
             Tasks to cancel with it.
         """
-        if self._background:
-            await asyncio.wait(self._background, timeout=within)
-        rest = [*tasks, *self._background]
-        for task in rest:
-            task.cancel()
-        await asyncio.gather(*rest, return_exceptions=True)
+        if begun := list(self._background):
+            await asyncio.wait(begun, timeout=within)
+        await cancel_all([*tasks, *self._background])
         for name in list(self.runners):
             self._over(name, "the cluster was closed")
-
-    def _start(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        task: asyncio.Task[Any] = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-        return task
 
     async def logs(self, names: Collection[str]) -> dict[str, str]:
         """Return the known output of runners."""

@@ -31,7 +31,7 @@ from dask_flame.backends.local.options import LocalOptions
 from dask_flame.backends.local.result_folder import DriverFolder
 from dask_flame.backends.local.runner_kinds import RunnerKinds
 from dask_flame.backends.local.sampling_intervals import interval_factor
-from dask_flame.backends.local.supervisor.control_signals import STOPPED
+from dask_flame.backends.runner_events import STOPPED
 from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.connection import ConnectionInfo

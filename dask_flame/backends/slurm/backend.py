@@ -11,10 +11,10 @@ import psutil
 from distributed.utils import get_ip, get_ip_interface
 
 from dask_flame.backends.base import Backend
+from dask_flame.backends.death_watch import DeathWatch
 from dask_flame.backends.redact import scrub
 from dask_flame.backends.slurm import commands, folder
 from dask_flame.backends.slurm.commands import SlurmError
-from dask_flame.backends.slurm.death_watch import DeathWatch
 from dask_flame.backends.slurm.folder import CONNECTION, ClusterFolder
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import SlurmOptions, complete
@@ -54,7 +54,7 @@ class SlurmBackend(Backend):
         self._address = ""
         self._jobs: RunnerJobs | None = None
         self._folder: ClusterFolder | None = None
-        self._death_watch: DeathWatch | None = None
+        self._death_watch = DeathWatch("slurm", "cancels jobs")
         self._closing: asyncio.Task[None] | None = None
 
     # Start
@@ -82,8 +82,9 @@ class SlurmBackend(Backend):
             raise BackendError("the cluster is closed")
         made = ClusterFolder.make(folder.base(self._shared.folder), self._identity)
         self._folder = made
-        self._death_watch = DeathWatch(self._identity.job_name, made.path)
-        self._death_watch.start()
+        self._death_watch.start(
+            [self._identity.job_name, made.path], environment=commands.environment()
+        )
         self._jobs = RunnerJobs(
             self._identity,
             made,
@@ -139,8 +140,7 @@ class SlurmBackend(Backend):
         return SlurmInspector()
 
     def forked(self) -> None:
-        if self._death_watch is not None:
-            self._death_watch.forked()
+        self._death_watch.forked()
 
     # The end
 
@@ -154,8 +154,7 @@ class SlurmBackend(Backend):
             return
         all_gone = await self._end_all(self._jobs)
         await self._jobs.close()
-        if self._death_watch is not None:
-            await self._death_watch.close(all_gone=all_gone)
+        await self._death_watch.close(all_gone=all_gone)
         if all_gone and self._folder is not None:
             self._folder.remove()
 

@@ -71,8 +71,9 @@ async def run(
         )
     except FileNotFoundError:
         raise SlurmError(
-            f"there is no command {arguments[0]!r}, so this is no machine of a Slurm cluster; "
-            "run this on its login node or in one of its jobs, or load Slurm's module before"
+            f"there is no command {arguments[0]!r}: this machine is not part of a Slurm cluster, "
+            "or Slurm's module is not loaded; type: module load slurm, or run this on the "
+            "cluster's login node"
         ) from None
     except OSError as error:
         raise SlurmError(f"{arguments[0]} cannot be run: {error}") from None

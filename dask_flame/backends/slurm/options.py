@@ -67,6 +67,9 @@ def _folder(name: str, value: Any) -> str:
     given: str = word(name, value, "the path of a folder that all nodes see")
     if not given.startswith(("/", "~")):
         raise wrong(name, value, "an absolute path, or one that begins with ~")
+    if "\\" in given or not given.isprintable():
+        # With a backslash, Slurm replaces nothing in the path of the output of an array.
+        raise wrong(name, value, "a path without backslashes and control characters")
     return given
 
 

@@ -59,7 +59,7 @@ class Runner:
 
 
 def launch_file(spec: RunnerSpec) -> bytes:
-    """Return what a job reads; see :mod:`dask_flame.backends.slurm.node`. Holds secrets."""
+    """Return what a job reads; see :mod:`dask_flame.backends.slurm.job_start`. Holds secrets."""
     command = runner_command_from_file(spec, "")
     job: Mapping[str, Any] = {
         "flags": list(spec.flags),

@@ -7,10 +7,10 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Sequence
 
 from dask_flame.backends.redact import scrub
+from dask_flame.backends.runner_events import STOPPED, RunnerEvents
 from dask_flame.backends.slurm import commands, script
 from dask_flame.backends.slurm.commands import SlurmError, SlurmLate
 from dask_flame.backends.slurm.endings import end_jobs
@@ -28,6 +28,7 @@ from dask_flame.backends.slurm.options import SlurmOptions
 from dask_flame.backends.slurm.refusals import is_final, no_room, refusal
 from dask_flame.backends.slurm.runner import Runner, launch_file
 from dask_flame.backends.specs import Ended, RunnerSpec
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 
 logger = logging.getLogger("dask_flame")
 
@@ -36,18 +37,6 @@ _ENDING, _QUIET = 0.5, 5.0
 #: Seconds between two signs of life in the folder.
 _ALIVE = 60.0
 _NOT_NEEDED = "it was not needed any more"
-_STOPPED = "the cluster was stopped with `dask flame stop`"
-
-
-class Reports(Protocol):
-    """Takes reports of runners, as :class:`dask_flame.backends.Backend` does."""
-
-    def ended(self, what: Ended) -> None: ...
-    def progress(self, name: str, step: str) -> None: ...
-    def trouble(self, name: str, why: str) -> None: ...
-    def queued(self, name: str) -> None: ...
-    def started(self, name: str) -> None: ...
-    def stopped(self, why: str) -> None: ...
 
 
 class RunnerJobs:
@@ -57,7 +46,7 @@ class RunnerJobs:
     ----------
     identity : Identity
     folder : ClusterFolder
-    reports : Reports
+    events : RunnerEvents
     poll : float
         Seconds between two lists while jobs wait or start.
     drain : float
@@ -75,14 +64,14 @@ class RunnerJobs:
         self,
         identity: Identity,
         folder: ClusterFolder,
-        reports: Reports,
+        events: RunnerEvents,
         *,
         poll: float,
         drain: float,
     ) -> None:
         self._identity = identity
         self._folder = folder
-        self._reports = reports
+        self._events = events
         self._poll = poll
         self._drain = drain
         self._waves = 0
@@ -90,7 +79,7 @@ class RunnerJobs:
         self._arrays: set[str] = set()  # of all waves
         self._places: dict[str, tuple[int, int]] = {}  # of all runners, for their output
         self._woken = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
         self._watching: asyncio.Task[None] | None = None
         self.runners: dict[str, Runner] = {}
         self.why_stopped = ""
@@ -146,8 +135,8 @@ class RunnerJobs:
             for runner in runners:
                 runner.array = array
                 if not runner.ending:
-                    self._reports.queued(runner.spec.name)
-                    self._reports.progress(runner.spec.name, "queued")
+                    self._events.queued(runner.spec.name)
+                    self._events.progress(runner.spec.name, "queued")
             self._woken.set()
         finally:
             self._submitting -= 1
@@ -211,7 +200,7 @@ class RunnerJobs:
         while True:
             self._woken.clear()
             if self._folder.stopped:
-                self.stop(_STOPPED)
+                self.stop(STOPPED)
             if time.monotonic() > alive + _ALIVE:
                 alive = time.monotonic()
                 try:
@@ -250,7 +239,7 @@ class RunnerJobs:
             if job is not None:
                 self._judge(runner, job)
             elif runner.started:
-                self._start(self._bury_missing(runner))
+                self._tasks.start(self._bury_missing(runner))
             else:
                 # Of jobs that are cancelled in the queue, an array keeps no record.
                 self.over(runner, _NOT_NEEDED if runner.ending else CANCELLED)
@@ -266,29 +255,29 @@ class RunnerJobs:
         elif not runner.started:
             runner.started = True
             if runner.waits:
-                self._reports.trouble(name, "")
+                self._events.trouble(name, "")
             if not runner.ending:
-                self._reports.started(name)
-                self._reports.progress(name, "started")
+                self._events.started(name)
+                self._events.progress(name, "started")
 
     def _judge_waiting(self, runner: Runner, job: Job) -> None:
         name, spec = runner.spec.name, runner.spec
         if runner.ending:
             return
         if why := job.hopeless:
-            self._start(self._give_up(runner, why, final=True))
+            self._tasks.start(self._give_up(runner, why, final=True))
             return
         if job.lacks_capacity and spec.capacity_wait is not None:
             runner.lacking = runner.lacking or time.monotonic()
             if time.monotonic() >= runner.lacking + spec.capacity_wait:
                 why = f"{job.waits_for}; relevant settings: partition, gpus, gpu_kind, cpus, memory"
-                self._start(self._give_up(runner, why, no_capacity=True))
+                self._tasks.start(self._give_up(runner, why, no_capacity=True))
                 return
         elif not job.lacks_capacity:
             runner.lacking = 0.0
         if job.waits_for and job.waits_for != runner.waits:
             runner.waits = job.waits_for
-            self._reports.trouble(name, job.waits_for)
+            self._events.trouble(name, job.waits_for)
 
     async def _give_up(
         self, runner: Runner, why: str, *, final: bool = False, no_capacity: bool = False
@@ -337,7 +326,7 @@ class RunnerJobs:
             return
         strays = {job.wave for job in jobs if not job.over} - self._arrays
         if strays:
-            self._start(self._cancel(sorted(strays)))
+            self._tasks.start(self._cancel(sorted(strays)))
 
     async def _cancel(self, jobs: Sequence[str]) -> None:
         try:
@@ -362,7 +351,7 @@ class RunnerJobs:
         del self.runners[name]
         self._folder.forget(runner.wave, runner.task)
         runner.gone.set()
-        self._reports.ended(
+        self._events.ended(
             Ended(
                 name=name,
                 why=why,
@@ -377,7 +366,7 @@ class RunnerJobs:
         """Boot no more runners: someone else has stopped the cluster."""
         if not self.why_stopped:
             self.why_stopped = why
-            self._reports.stopped(why)
+            self._events.stopped(why)
 
     def output(self, name: str) -> str:
         """Return the end of the output of a runner; empty if none is known."""
@@ -406,16 +395,8 @@ class RunnerJobs:
         self._woken.set()
         await end_jobs(there, grace)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def close(self) -> None:
         """End all that is done in the background, and report the runners that are left as ended."""
-        tasks = [*self._tasks, *([self._watching] if self._watching is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([*self._tasks, self._watching])
         for runner in list(self.runners.values()):
             self.over(runner, "the cluster was closed")

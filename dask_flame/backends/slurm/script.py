@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import TIME, SlurmOptions, jobqueue
+from dask_flame.backends.slurm.scratch import PREFIX
 from dask_flame.backends.specs import RunnerSpec
 from dask_flame.errors import BackendError
 
@@ -29,7 +30,7 @@ trap 'flame_kill KILL -' USR1
 #: is removed however it ends.
 _BODY = """
 [ -z "$flame_told" ] || exit 143
-flame_folder=$(mktemp -d {scratch}/dask-flame-XXXXXXXX) || exit 1
+flame_folder=$(mktemp -d {scratch}/{prefix}XXXXXXXX) || exit 1
 set -m
 TMPDIR=$flame_folder {command} &
 flame_pid=$!
@@ -83,7 +84,11 @@ def script(
     made = [line for line in made if not any(skip in line for skip in skipped)]
     lines += [f"#SBATCH {line}" for line in (*made, *(options.job_extra_directives or ()))]
     lines += [_SIGNALS, *(options.job_script_prologue or ())]
-    lines.append(_BODY.format(scratch=_scratch(options), command=_command(options, folder, wave)))
+    lines.append(
+        _BODY.format(
+            scratch=_scratch(options), prefix=PREFIX, command=_command(options, folder, wave)
+        )
+    )
     lines += [*(options.job_script_epilogue or ()), 'exit "$flame_code"', ""]
     return "\n".join(lines)
 
@@ -137,7 +142,7 @@ def _directives(
         f"--job-name={identity.job_name}",
         f"--comment={shlex.quote(identity.comment(spec.pool, wave))}",
         f"--array=0-{len(specs) - 1}",
-        f"--output={shlex.quote(f'{folder}/{wave}-%a.out')}",
+        f"--output={shlex.quote(f'{_literal(folder)}/{wave}-%a.out')}",
         f"--partition={options.partition}" if options.partition else "",
         f"--account={options.account}" if options.account else "",
         f"--qos={options.qos}" if options.qos else "",
@@ -156,6 +161,11 @@ def _directives(
     return [line for line in found if line]
 
 
+def _literal(path: str) -> str:
+    """Return a path for ``--output``, in which Slurm replaces what is behind a ``%``."""
+    return path.replace("%", "%%")
+
+
 def _scratch(options: SlurmOptions) -> str:
     given = options.local_directory
     return shlex.quote(given) if given else '"${SLURM_TMPDIR:-${TMPDIR:-/tmp}}"'
@@ -166,6 +176,6 @@ def _command(options: SlurmOptions, folder: str, wave: int) -> str:
     place = f"{folder}/{wave}-"
     extra = f" --interface {shlex.quote(options.interface)}" if options.interface else ""
     return (
-        f"{python} -m dask_flame.backends.slurm.node{extra} "
+        f"{python} -m dask_flame.backends.slurm.job_start{extra} "
         f'{shlex.quote(place)}"$SLURM_ARRAY_TASK_ID".json'
     )

@@ -25,6 +25,7 @@ from dask_flame.backends.ssh.placement import choose, why_full, why_never
 from dask_flame.backends.ssh.reach import own_address
 from dask_flame.backends.ssh.routes import DRIVER
 from dask_flame.core.backend_options import BackendOptions
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 from dask_flame.errors import BackendError
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class SshBackend(Backend):
         self._runners: dict[str, _Runner] = {}
         self._expected: list[RunnerSpec] = []
         self._looking: asyncio.Task[None] | None = None
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._connecting = BackgroundTasks()
         self._started = False
         self._closing: asyncio.Task[None] | None = None
         self._why_stopped = ""
@@ -191,9 +192,7 @@ class SshBackend(Backend):
             await self._machines.begin()
             self._place_all()
 
-        task = asyncio.ensure_future(connect())
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        self._connecting.start(connect())
 
     # Requests of the cluster
 
@@ -230,10 +229,7 @@ class SshBackend(Backend):
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        tasks = [*self._connecting, *([self._looking] if self._looking is not None else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all([*self._connecting, self._looking])
         await self._machines.close()
         for name in [*self._runners]:
             self._over(name, _CLOSED)

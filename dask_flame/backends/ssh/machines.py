@@ -12,6 +12,7 @@ from dask_flame.backends.ssh.machine import Heard, Machine
 from dask_flame.backends.ssh.reach import ANY, why_not_direct
 from dask_flame.backends.ssh.relay import Relay
 from dask_flame.backends.ssh.routes import DRIVER
+from dask_flame.core.background_tasks import BackgroundTasks
 from dask_flame.core.backoff import Backoff
 
 #: Seconds between two attempts to connect to a host that is away: the first, and at most.
@@ -60,7 +61,7 @@ class Machines:
         self._trouble = trouble
         self._pythons: dict[HostSpec, str | None] = {}
         self._trying: dict[HostSpec, asyncio.Task[None]] = {}
-        self._burying: set[asyncio.Task[None]] = set()
+        self._burying = BackgroundTasks()
         self._connecting: set[asyncio.Task[None]] = set()
         self._direct: list[Machine] = []  # those that connect to each other
         self._trial = asyncio.Lock()
@@ -165,14 +166,9 @@ class Machines:
             self.away[machine.host] = why
             if not self._closed:
                 self._try_again(machine.host)
-        self._bury(machine)
+        self._burying.start(machine.close())
         self._lost_one(machine, why)
         self._tell()
-
-    def _bury(self, machine: Machine) -> None:
-        task = asyncio.ensure_future(machine.close())
-        self._burying.add(task)
-        task.add_done_callback(self._burying.discard)
 
     def _try_again(self, host: HostSpec) -> None:
         if host not in self._trying:

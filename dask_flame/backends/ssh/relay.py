@@ -18,6 +18,7 @@ from typing import Any
 import asyncssh
 
 from dask_flame.backends.ssh import routes
+from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
 
 logger = logging.getLogger("dask_flame")
 
@@ -69,7 +70,7 @@ class Relay:
 
     def __init__(self) -> None:
         self._routes: dict[str, HostRoute] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
     def new_address(self) -> str:
         """Return an address for a host that no other one has in this process."""
@@ -104,22 +105,17 @@ class Relay:
         """Close all connections."""
         for address in list(self._routes):
             self.remove(address)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(self._tasks)
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something until it is done, or this is closed."""
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.start(work)
 
     async def _serve(self, reader: Any, writer: Any) -> None:
         """Connect what a host has connected to its socket."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.keep(task)
         sock: socket.socket | None = None
         try:
             line = await asyncio.wait_for(reader.readline(), _LINE_WITHIN)

@@ -3,44 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import hashlib
 import logging
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from dask.utils import parse_timedelta
 from distributed.comm import Comm, connect
-from distributed.protocol import pickle
 
 from dask_flame._version import __version__
-from dask_flame.backends.specs import Ended, SchedulerSpec
-from dask_flame.core import config, python_versions
+from dask_flame.backends.specs import Ended
+from dask_flame.core import config
+from dask_flame.core.background_tasks import BackgroundTasks
 from dask_flame.core.backoff import Backoff
 from dask_flame.core.budget import Budget
 from dask_flame.core.channel import Channel, Refused
 from dask_flame.core.connection import ConnectionInfo, new_key, seal, this_process
 from dask_flame.core.hidden_logs import without
 from dask_flame.core.messages import DASHBOARD, DRIVER
-from dask_flame.core.option_checks import cpus, seconds, size
 from dask_flame.core.pool import Pool, known_option
 from dask_flame.core.threads import BackgroundThread, in_thread, safely
 from dask_flame.core.tunnel import TunnelEntry
 from dask_flame.driver.certificates import inlined
 from dask_flame.driver.hosts.base import HostParts
 from dask_flame.driver.hosts.known_runs import KnownRuns
+from dask_flame.driver.hosts.remote_bounds import RemoteBounds
+from dask_flame.driver.hosts.remote_launch import launch_config, scheduler_spec
 from dask_flame.driver.hosts.replication import SchedulerProxy
-from dask_flame.driver.launch import settings, with_dashboard_token
 from dask_flame.errors import PRINTED, BackendError, BootError, PoolError
-from dask_flame.history.state import Sample
 from dask_flame.history.usage import PoolUsage
 from dask_flame.lease.resume import resume_clients
-from dask_flame.packages.imported import core_versions
 from dask_flame.prints.scheduler.plugin import Taker
 from dask_flame.reports.driver.replica import ReportReplica
 from dask_flame.reports.scheduler.store import ReportStore
@@ -59,28 +54,6 @@ _SAID_AFTER = 10.0
 _PART_WITHIN = 5.0
 #: Seconds between two requests for what has changed of the runs.
 _RENEWAL = 3.0
-
-
-class RemoteBounds:
-    """The bounds of the default pool, in place of an Adaptive, which runs beside the scheduler.
-
-    Parameters
-    ----------
-    policy : Pool
-        Policy of the default pool.
-    fix : callable
-        Stops following demand in that pool.
-    """
-
-    def __init__(self, policy: Pool, fix: Callable[[], None]) -> None:
-        self._fix = fix
-        self.minimum, self.maximum = policy.min, policy.max
-        #: Empty: the dashboard's page shows the history, and the scheduler serves it.
-        self.history: dict[str, list[Sample]] = defaultdict(list)
-
-    def stop(self, reason: str = "unknown") -> None:
-        """Stop following demand, as :meth:`FlameAdaptive.stop` does."""
-        self._fix()
 
 
 class RemoteScheduler:
@@ -140,7 +113,7 @@ class RemoteScheduler:
         self._callbacks = BackgroundThread("flame-callbacks")
         self._connecting: asyncio.Task[None] | None = None
         self._following: asyncio.Task[None] | None = None
-        self._resizing: set[asyncio.Task[None]] = set()
+        self._resizing = BackgroundTasks()
         self._closing = False
         self._stop = ""  # why the cluster was stopped from outside, if it was
         backend = parts.backend
@@ -185,37 +158,9 @@ class RemoteScheduler:
         #: Whether everything may be ended: not while this process is not the driver yet, nor when
         #: it is not any more.
         self._owns = self._adopted is None
-        self._launch_config: dict[str, Any] = {
-            "grace": parts.disconnect_grace,
-            "silence": silence,
-            "security": inlined(parts.security),
-            # A file that only this pod reads, of which nothing is shown.
-            "config": with_dashboard_token(settings(), parts.dashboard_token),
-            "listening": {"port": self._port},
-            "python": python_versions.here(),
-            "place": self._place,
-            "packages": {} if parts.packages is None else core_versions(),
-            "cluster": self._options(),
-            "driver": {"id": self._id, "proof": _digest(self._connection.proof)},
-        }
-
-    def _options(self) -> str:
-        """Return the arguments of the FlameCluster in the scheduler's process, as text."""
-        parts = self._parts
-        has_dashboard = parts.dashboard_address is not None
-        port = self._connection.dashboard_port
-        options = {
-            "pools": {name: pool.abridged for name, pool in parts.fleets.policies.items()},
-            "scheduler": "driver",
-            "name": parts.name,
-            "disconnect_grace": parts.disconnect_grace,
-            "max_lifetime": parts.max_lifetime,
-            "home_limit": parts.home_limit,
-            "budget": parts.fleets.budget,
-            "packages": "ignore" if parts.packages is None else "check",
-            "dashboard_address": f"127.0.0.1:{port}" if has_dashboard else None,
-        }
-        return base64.b64encode(pickle.dumps(options)).decode()
+        self._launch_config = launch_config(
+            parts, self._connection, driver=self._id, silence=silence
+        )
 
     async def start(self, stack: contextlib.AsyncExitStack) -> None:
         """Start the scheduler and connect to it; push the callbacks that end this on `stack`.
@@ -227,20 +172,9 @@ class RemoteScheduler:
         resume_clients()
         # Distributed would log a long traceback whenever the connection is lost.
         stack.enter_context(without("distributed.deploy.cluster", "Failed to sync cluster info"))
-        parts, backend, fleets = self._parts, self._parts.backend, self._parts.fleets
+        parts, backend = self._parts, self._parts.backend
         stack.push_async_callback(self.close)
-        first = fleets.policies[fleets.default]
-        spec = SchedulerSpec(
-            launch_config=self._launch_config,
-            options={**first.options, **first.kinds[0].options},
-            timeout=seconds("scheduler.timeout", config.get("scheduler.timeout")),
-            cpus=cpus("scheduler.cpus", config.get("scheduler.cpus")),
-            memory=size("scheduler.memory", config.get("scheduler.memory")),
-            template=config.get("scheduler.pod-template"),
-            service=self._connection.service,
-            port=self._port,
-            connection=self._connection,
-        )
+        spec = scheduler_spec(parts, self._connection, self._launch_config)
         if self._adopted is None:
             address = await backend.start_scheduler(spec, self._ended)
         else:
@@ -367,9 +301,7 @@ class RemoteScheduler:
             if known[name].preference or (name in own and not known[name].for_runners)
         }
         self._hand_over()
-        task = asyncio.ensure_future(self._resize(pool, rest, text))
-        self._resizing.add(task)
-        task.add_done_callback(self._resizing.discard)
+        self._resizing.start(self._resize(pool, rest, text))
 
     async def _resize(self, pool: str, changes: Mapping[str, Any], text: str) -> None:
         try:
@@ -539,7 +471,3 @@ class RemoteScheduler:
             except OSError as error:
                 logger.debug("not told of workers yet: %r", error)
                 await asyncio.sleep(_LONGEST)
-
-
-def _digest(proof: str) -> str:
-    return hashlib.sha256(proof.encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from tests.backends.fly.stage import sleeping_python
 from tests.backends.fly.world import ADDRESS, SPEED, inside, settings
 from tests.fakes.fly import FakeFly
+from tests.support.paths import free_port
 from tests.support.waiting import wait_for
 
 
@@ -62,13 +62,6 @@ asyncio.run(main())
 """
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET6) as probe:
-        probe.bind(("::1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture
 def outside(fly: FakeFly, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeFly]:
     """This process is not in Fly's network; `fly proxy` leads there."""
@@ -83,8 +76,8 @@ def outside(fly: FakeFly, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
             "flame.fly.app": "flame",
             "flame.fly.image": "registry.fly.io/flame:1",
             "flame.fly.public-address": "127.0.0.1",
-            "flame.scheduler.port": free_port(),
-            "flame.scheduler.dashboard-port": free_port(),
+            "flame.scheduler.port": free_port(ADDRESS),
+            "flame.scheduler.dashboard-port": free_port(ADDRESS),
         }
     ):
         yield fly

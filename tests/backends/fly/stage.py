@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from dask_flame.backends import BackendContext, Ended, RunnerSpec
 from dask_flame.backends.fly import FlyBackend
 from dask_flame.backends.fly.connection import Connection
 from dask_flame.backends.fly.runner_machines import RunnerMachines
+from dask_flame.testing import conformance
+from tests.support.backend_stage import started_backend
 
 #: An image whose `python` sleeps until it is told to end.
 SLEEPS = "registry.fly.io/sleeps:1"
@@ -31,24 +34,16 @@ def sleeping_python(folder: Path) -> dict[str, str]:
     return {SLEEPS: str(program)}
 
 
-class Said:
-    """The reports of a backend."""
+@dataclass
+class Said(conformance.Said):
+    """The reports of a backend, whose cluster is soon lost."""
 
-    def __init__(self) -> None:
-        self.ended: list[Ended] = []
-        self.steps: list[tuple[str, str]] = []
-        self.troubles: list[tuple[str, str]] = []
-        self.stopped: list[str] = []
+    stopped: list[str] = field(default_factory=list)
 
     @property
     def context(self) -> BackendContext:
-        return BackendContext(
-            cluster="team",
-            ended=self.ended.append,
-            progress=lambda name, step: self.steps.append((name, step)),
-            trouble=lambda name, why: self.troubles.append((name, why)),
-            stopped=self.stopped.append,
-            disconnect_grace=1.0,
+        return replace(
+            super().context, cluster="team", stopped=self.stopped.append, disconnect_grace=1.0
         )
 
     def of(self, name: str) -> Ended | None:
@@ -76,13 +71,8 @@ def spec(name: str, **more: Any) -> RunnerSpec:
 async def started(*expected: RunnerSpec) -> AsyncIterator[tuple[FlyBackend, Said]]:
     """Start a backend, and close it at the end; each end is said once."""
     said = Said()
-    backend = FlyBackend(said.context)
-    backend.expect(expected or [spec("")])
-    try:
-        await backend.start()
+    async with started_backend(FlyBackend, said.context, expected or [spec("")]) as backend:
         yield backend, said
-    finally:
-        await backend.close()
     said.of("")
 
 

@@ -13,7 +13,7 @@ from dask.distributed import Client
 
 import dask_flame
 from dask_flame import FlameCluster
-from dask_flame.backends.fly import machine
+from dask_flame.backends.fly import machine_requests
 from dask_flame.errors import BackendError, BootError, PoolError, RunnerLost
 from tests.backends.fly.calls import where
 from tests.fakes.fly import FakeFly
@@ -113,7 +113,7 @@ def test_a_driver_elsewhere_has_its_scheduler_in_a_machine(
 ) -> None:
     # The fake has no proxy for public ports: the port is the machine's own, at an IPv4 address.
     monkeypatch.setattr(
-        machine, "public_port", lambda cluster: dask.config.get("flame.scheduler.port")
+        machine_requests, "public_port", lambda cluster: dask.config.get("flame.scheduler.port")
     )
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     with FlameCluster(backend="fly", max=2, reach=reach) as cluster, Client(cluster) as client:

@@ -20,9 +20,10 @@ from dask_flame.backends.fly import connection_files
 from dask_flame.backends.fly.inspector import FlyInspector
 from dask_flame.backends.inspector import ClusterListing
 from dask_flame.errors import BackendError
-from tests.backends.fly.test_kill import watchdog_of
+from tests.driver.connect.adopting import adopting
 from tests.driver.connect.processes import ADOPTER, Processes, kill, ran, says, token
 from tests.fakes.fly import FakeFly
+from tests.support.drivers import watchdog_of
 from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
@@ -43,26 +44,8 @@ def start(tmp_path: Path, outside: FakeFly, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def adopt(start: Processes) -> Iterator[Callable[[], Client]]:
     """Adopts the cluster, once its scheduler has noticed that its driver is gone."""
-    found: list[Client] = []
-
-    def once() -> Client:
-        def there() -> bool:
-            try:
-                found.append(dask_flame.connect("shop", adopt=True))
-            except BackendError as error:
-                if "its driver is there" not in str(error):
-                    raise
-                return False
-            return True
-
-        wait_for(there, 120)
-        return found[-1]
-
-    yield once
-    for client in found:
-        client.close()
-        assert client.cluster is not None
-        client.cluster.close()
+    with adopting() as adopt:
+        yield adopt
 
 
 def listed() -> tuple[ClusterListing, list[str]]:

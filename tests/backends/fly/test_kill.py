@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dask
-import psutil
 import pytest
 
 from dask_flame.backends.fly.metadata import COMPONENT, RESERVE
 from tests.backends.fly.world import KNOWN_SPEED
 from tests.fakes.fly import FakeFly
-from tests.support.paths import ROOT
+from tests.support import drivers
+from tests.support.drivers import watchdog_of
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -24,33 +22,13 @@ pytestmark = pytest.mark.process
 @contextmanager
 def driver(*names: str, reserve: int = 0) -> Iterator[subprocess.Popen[str]]:
     """Run a driver with these runners; kill it at the end."""
-    path = os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.backends.fly.driver", str(reserve), *names],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={
-            **os.environ,
-            "PYTHONPATH": path,
-            "DASK_FLAME__FLY__RATE": str(KNOWN_SPEED),
-            "DASK_FLAME__FLY__LOGS_API": dask.config.get("flame.fly.logs-api"),
-        },
-    )
-    try:
+    settings = {
+        "DASK_FLAME__FLY__RATE": str(KNOWN_SPEED),
+        "DASK_FLAME__FLY__LOGS_API": dask.config.get("flame.fly.logs-api"),
+    }
+    module = "tests.backends.fly.driver"
+    with drivers.driver(module, str(reserve), *names, variables=settings) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def watchdog_of(process: subprocess.Popen[str]) -> psutil.Process:
-    def found() -> list[psutil.Process]:
-        children = psutil.Process(process.pid).children()
-        return [child for child in children if "watchdog" in " ".join(child.cmdline())]
-
-    # A process that has only just begun has no command line for a moment.
-    (watchdog,) = wait_for(found)
-    return watchdog
 
 
 def reserve_of(fly: FakeFly) -> list[str]:

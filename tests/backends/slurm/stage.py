@@ -9,6 +9,7 @@ from typing import Any
 from dask_flame.backends import Ended, RunnerSpec
 from dask_flame.backends.slurm import SlurmBackend
 from dask_flame.testing.conformance import Said
+from tests.support.backend_stage import started_backend
 from tests.support.waiting import until
 
 #: A scheduler that refuses connections.
@@ -32,13 +33,8 @@ def spec(name: str, **more: Any) -> RunnerSpec:
 async def started(*expected: RunnerSpec) -> AsyncIterator[tuple[SlurmBackend, Said]]:
     """Start a backend, and close it."""
     said = Said()
-    backend = SlurmBackend(said.context)
-    backend.expect(expected or [spec("")])
-    try:
-        await backend.start()
+    async with started_backend(SlurmBackend, said.context, expected or [spec("")]) as backend:
         yield backend, said
-    finally:
-        await backend.close()
 
 
 async def end_of(name: str, said: Said) -> Ended:

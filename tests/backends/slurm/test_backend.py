@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import dask
+import psutil
 import pytest
 from distributed import Client
 
@@ -76,6 +78,16 @@ async def test_a_driver_that_is_gone_or_out_of_reach_ends_the_job(slurm: SlurmWo
         assert not list(shared().glob("[0-9]*.json"))
     assert f"{NOWHERE}, cannot be reached from node n" in ended.why
     assert ended.why.endswith("relevant settings: interface")
+
+
+async def test_the_folder_may_have_signs_that_slurm_replaces(
+    slurm: SlurmWorld, tmp_path: Path
+) -> None:
+    with dask.config.set({"flame.slurm.folder": str(tmp_path / "50% of %a %j")}):
+        async with started() as (backend, said):
+            await backend.boot([spec("one")])
+            ended = await end_of("one", said)
+    assert "cannot be reached from node n" in ended.output
 
 
 async def test_a_job_that_somebody_cancels_or_that_takes_too_much_memory(slurm: SlurmWorld) -> None:
@@ -187,6 +199,57 @@ async def test_a_job_may_wait_in_the_queue_for_longer_than_a_boot_may_take(
     assert boot.name == "runner-1"
     assert boot.phases["started"] > 4
     assert events.count("boot") == 1
+
+
+async def test_a_job_that_is_killed_leaves_its_folder_to_the_next_one_on_its_node(
+    slurm: SlurmWorld, tmp_path: Path
+) -> None:
+    def folder() -> str:
+        return os.environ["TMPDIR"]
+
+    def inherited() -> list[str]:
+        there = []
+        for descriptor in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                there.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        return there
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    async with (
+        FlameCluster(
+            backend="slurm",
+            max=1,
+            local_directory=str(scratch),
+            job_extra_directives=["--nodelist=n1"],
+            dashboard_address=None,
+            asynchronous=True,
+        ) as cluster,
+        Client(cluster, asynchronous=True) as client,
+    ):
+        first = await client.submit(folder, pure=False)
+        assert list(scratch.iterdir()) == [Path(first)]
+        # What it was started with has private keys.
+        assert not [file for file in await client.submit(inherited) if "memfd:dask-flame" in file]
+        (runner,) = _with_variable(f"TMPDIR={first}")
+        shell = runner.parent()
+        assert shell is not None
+        shell.kill()  # as a node does whose memory has run out
+        runner.kill()
+        second = await client.submit(folder, pure=False)
+        assert list(scratch.iterdir()) == [Path(second)]
+    assert first != second
+    assert not list(scratch.iterdir())
+
+
+def _with_variable(text: str) -> list[psutil.Process]:
+    """Return the processes that have begun with a variable, but not their children."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if text.encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0"):
+                found.append(process)
+    return [process for process in found if process.parent() not in found]
 
 
 async def test_calls_fail_with_the_refusal(slurm: SlurmWorld) -> None:

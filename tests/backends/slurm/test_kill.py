@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,14 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dask
-import psutil
 import pytest
 
 from dask_flame.backends.slurm.identity import Identity
 from dask_flame.backends.slurm.options import complete
 from dask_flame.backends.slurm.script import script
 from tests.backends.slurm.stage import spec
-from tests.support.paths import ROOT
+from tests.support import drivers
+from tests.support.drivers import watchdog_of
 from tests.support.slurm_world import SlurmWorld
 from tests.support.waiting import wait_for
 
@@ -27,27 +26,16 @@ pytestmark = pytest.mark.process
 @contextmanager
 def driver(phase: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Run a driver; kill it at the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.backends.slurm.driver", phase, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    try:
+    module = "tests.backends.slurm.driver"
+    with drivers.driver(module, phase, str(folder), variables=settings()) as process:
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
-def environment() -> dict[str, str]:
-    path = os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)
-    own = {
+def settings() -> dict[str, str]:
+    return {
         f"DASK_FLAME__SLURM__{name.upper()}": str(dask.config.get(f"flame.slurm.{name}"))
         for name in ("folder", "interface", "poll")
     }
-    return {**os.environ, "PYTHONPATH": path, **own}
 
 
 def flame(*arguments: str) -> str:
@@ -56,20 +44,11 @@ def flame(*arguments: str) -> str:
         [sys.executable, "-m", "dask", "flame", *arguments, "--backend", "slurm"],
         capture_output=True,
         text=True,
-        env=environment(),
+        env=drivers.environment(**settings()),
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
-
-
-def watchdog_of(process: subprocess.Popen[str]) -> psutil.Process:
-    def found() -> list[psutil.Process]:
-        children = psutil.Process(process.pid).children()
-        return [child for child in children if "watchdog" in " ".join(child.cmdline())]
-
-    (watchdog,) = wait_for(found)
-    return watchdog
 
 
 def states(slurm: SlurmWorld) -> list[str]:

@@ -174,5 +174,8 @@ def test_a_process_is_known_on_its_computer_alone() -> None:
 def test_options_are_refused_with_a_line_to_write() -> None:
     with pytest.raises(PoolError, match=r"folder=.*absolute"):
         SlurmOptions(folder="here")
+    for path in ("/a\\b", "/a\nb"):
+        with pytest.raises(PoolError, match=r"folder=.*without backslashes"):
+            SlurmOptions(folder=path)
     with pytest.raises(PoolError, match="job_extra_directives"):
         SlurmOptions(job_extra_directives="--exclusive")

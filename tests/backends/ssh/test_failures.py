@@ -20,7 +20,8 @@ from dask_flame.backends.specs import RunnerSpec
 from dask_flame.backends.ssh import SshBackend
 from dask_flame.errors import BackendError
 from dask_flame.testing.conformance import Said
-from tests.support.sshd import SshClient, Sshd, free_port, keygen, needs_sshd
+from tests.support.paths import free_port
+from tests.support.sshd import SshClient, Sshd, keygen, needs_sshd
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.process, needs_sshd, pytest.mark.asyncio]

@@ -12,7 +12,8 @@ from distributed import Client
 
 from dask_flame import FlameCluster
 from dask_flame.cli import flame
-from tests.support.sshd import SshClient, Sshd, free_port, needs_sshd
+from tests.support.paths import free_port
+from tests.support.sshd import SshClient, Sshd, needs_sshd
 from tests.support.waiting import wait_for
 
 pytestmark = [pytest.mark.process, needs_sshd]

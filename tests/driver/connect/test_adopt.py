@@ -24,6 +24,7 @@ from dask.distributed import Client
 import dask_flame
 from dask_flame.driver.connect.entrance import open_door
 from dask_flame.errors import BackendError, FlameError
+from tests.driver.connect.adopting import adopting
 from tests.driver.connect.processes import (
     ADOPTER,
     OBSERVER,
@@ -85,26 +86,8 @@ def start(tmp_path: Path, fake: FakeKubernetes) -> Iterator[Processes]:
 @pytest.fixture
 def adopt(start: Processes) -> Iterator[Callable[[], Client]]:
     """Adopts the cluster, once its scheduler has noticed that its driver is gone."""
-    found: list[Client] = []
-
-    def once() -> Client:
-        def there() -> bool:
-            try:
-                found.append(dask_flame.connect("shop", adopt=True))
-            except BackendError as error:
-                if "its driver is there" not in str(error):
-                    raise
-                return False
-            return True
-
-        wait_for(there, 120)
-        return found[-1]
-
-    yield once
-    for client in found:
-        client.close()
-        assert client.cluster is not None
-        client.cluster.close()
+    with adopting() as adopt:
+        yield adopt
 
 
 def test_all_results_and_curves_are_there_after_two_kills(

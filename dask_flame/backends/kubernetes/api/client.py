@@ -18,6 +18,7 @@ from dask_flame.backends.kubernetes.api.kubeconfig import (
     contexts,
     find_namespace,
     is_elsewhere,
+    no_cluster,
     no_context,
 )
 from dask_flame.backends.kubernetes.api.sessions import to_its_end
@@ -104,7 +105,7 @@ class Api:
         except (LookupError, ValueError, OSError, kr8s.ConnectionClosedError) as error:
             if context and context not in (known := contexts()):
                 raise KubernetesError(0, "NoContext", no_context(context, known)) from error
-            raise KubernetesError(0, "NoCluster", error_text(error)) from error
+            raise KubernetesError(0, "NoCluster", no_cluster(error_text(error))) from error
         return made
 
     async def create(

@@ -61,3 +61,14 @@ def no_context(context: str, known: list[str]) -> str:
     """Return the message about a context that is not in the kubeconfig."""
     there = f"there are {', '.join(map(repr, known))}" if known else "there is none"
     return f"the kubeconfig has no context {context!r}: {there}"
+
+
+def no_cluster(why: str) -> str:
+    """Return the message about a cluster that cannot be found, from the words of kr8s."""
+    if contexts() or ACCOUNT.exists():
+        return why
+    places = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    return (
+        f"{why}: there is no kubeconfig with a context in {places}, and this process is in no pod "
+        "with a service account; type: export KUBECONFIG=FILE, and then: kubectl get pods"
+    )

@@ -14,8 +14,6 @@ from dask_flame.backends.kubernetes.options import PodTemplate
 MANAGED = {"app.kubernetes.io/managed-by": "dask-flame"}
 #: The annotation of a pod that notifies a driver that its cluster has been stopped.
 STOP = "dask-flame/stopped"
-#: The reason that the driver then gives.
-STOPPED = "the cluster was stopped with `dask flame stop`"
 
 #: The annotation of a scheduler's pod with the id and the place of the driver that took it over.
 DRIVER = "dask-flame/driver"

@@ -21,8 +21,6 @@ STOP, OUTPUT = signal.SIGUSR1, signal.SIGUSR2
 #: Files in the scratch folder: the output of runners, by name, and one that exists once the cluster
 #: has been stopped.
 PRINTED, NO_MORE = ".printed.json", ".stopped"
-#: The reason that drivers give for a cluster stopped in this way.
-STOPPED = "the cluster was stopped with `dask flame stop`"
 
 
 class ControlSignals:

@@ -18,9 +18,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import dask_flame.runner.__main__ as runner_program
-from dask_flame.backends.local.supervisor.control_signals import STOPPED
 from dask_flame.backends.local.supervisor.runners import Process, Runner, RunnerKind
 from dask_flame.backends.local.supervisor.templates import Seed, Template
+from dask_flame.backends.runner_events import STOPPED
 from dask_flame.core.processes import MARK, NO_MARK
 
 if TYPE_CHECKING:

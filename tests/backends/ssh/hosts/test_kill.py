@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.drivers import driver
 from tests.support.ssh_hosts import SshHosts
 from tests.support.waiting import wait_for
 
@@ -17,19 +13,9 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 @pytest.mark.parametrize("phase", ["boot", "run", "idle", "end"])
 def test_nothing_is_left_of_a_driver_that_is_killed(hosts: SshHosts, phase: str) -> None:
-    path = os.pathsep.join(p for p in (str(ROOT), *sys.path) if p)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.backends.ssh.hosts.driver", phase],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": path},
-    )
-    try:
+    with driver("tests.backends.ssh.hosts.driver", phase) as process:
         assert process.stdout is not None
         assert process.stdout.readline().strip() == phase
         if phase != "end":  # it may have ended there already
             assert all(any(host in thing for thing in hosts.left()) for host in hosts)
-    finally:
-        process.kill()
-        process.communicate()
     wait_for(lambda: not hosts.left(), what="nothing is left on the hosts")

@@ -21,8 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import FlameCluster, Pool
+from dask_flame.driver.cluster_compatibility import ELSEWHERE, adapt_bounds, runners_for
 from dask_flame.driver.ignored_settings import IGNORED
-from dask_flame.driver.other_clusters import ELSEWHERE, adapt_bounds, runners_for
 from dask_flame.errors import BackendError, BootError, PoolError, PositionalError
 from dask_flame.scaling.runner_index import Phase
 from tests.support.waiting import wait_for

@@ -15,8 +15,8 @@ from dask_flame.backends.fly import metadata
 from dask_flame.backends.fly.api.types import CreateRequest, File, MachineConfig
 from dask_flame.backends.fly.guests import guest
 from dask_flame.backends.fly.metadata import Identity, machine_name
-from dask_flame.backends.fly.network import OwnMachine
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.own_machine import OwnMachine
 from dask_flame.backends.redact import HIDDEN, hide, plain, scrub
 from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 from dask_flame.errors import PoolError

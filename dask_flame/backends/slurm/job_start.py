@@ -1,4 +1,4 @@
-"""The first process of a runner's job: ``python -m dask_flame.backends.slurm.node FILE`` (runner).
+"""The first process of a job: ``python -m dask_flame.backends.slurm.job_start FILE`` (runner).
 
 It reads the runner's command and configuration from FILE and removes it, so that private keys stay
 on the shared disk only for as long as the job waits. It ends at once if the driver is gone: then
@@ -19,6 +19,8 @@ import time
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from dask_flame.backends.slurm import scratch
+
 #: Seconds for which a scheduler that refuses connections, or does not answer, is tried.
 _WITHIN, _REFUSED_WITHIN, _ATTEMPT, _PAUSE = 60.0, 5.0, 10.0, 0.5
 #: The request for the address of a network interface (Linux).
@@ -30,14 +32,19 @@ def main(arguments: list[str]) -> NoReturn:
     interface = ""
     if arguments[0] == "--interface":
         _, interface, *arguments = arguments
+    folder = os.environ.get("TMPDIR", "")
+    if os.path.basename(folder).startswith(scratch.PREFIX):
+        scratch.keep(folder)
+        scratch.remove_unused(os.path.dirname(folder))
     job = _take(arguments[0])
     config: dict[str, Any] = job["config"]
     if interface:
         config["host"] = _address_of(interface)
     _check_scheduler(config["scheduler"], config["security"])
-    # The configuration has private keys: it is neither an argument nor a variable.
-    file = _nameless_file(json.dumps(config))
-    command = [sys.executable, *job["flags"], "-m", "dask_flame.runner.from_file", file]
+    # The configuration has private keys: it is neither an argument nor a variable. The runner
+    # closes the file when it has read it.
+    file = _nameless_file(json.dumps(config), inherited=True)
+    command = [sys.executable, *job["flags"], "-m", "dask_flame.runner.from_file", _path(file)]
     sys.stdout.flush()
     os.execve(sys.executable, command, {**os.environ, **job["environment"]})
 
@@ -54,12 +61,16 @@ def _take(file: str) -> dict[str, Any]:
     return job
 
 
-def _nameless_file(content: str) -> str:
-    """Return the path of a file without a name, which ends with this process."""
-    descriptor = os.memfd_create("dask-flame", 0)
+def _nameless_file(content: str, *, inherited: bool = False) -> int:
+    """Return an open file without a name, which ends with its last descriptor."""
+    descriptor = os.memfd_create("dask-flame", 0 if inherited else os.MFD_CLOEXEC)
     with os.fdopen(os.dup(descriptor), "w") as file:
         file.write(content)
     os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _path(descriptor: int) -> str:
     return f"/proc/self/fd/{descriptor}"
 
 
@@ -96,8 +107,12 @@ def _shake_hands(connection: socket.socket, security: dict[str, Any]) -> None:
         return
     context = ssl.create_default_context(cadata=security["tls_ca_file"])
     context.check_hostname = False  # as distributed does: the certificates are this cluster's own
-    certificate = _nameless_file(security["tls_worker_cert"])
-    context.load_cert_chain(certificate, _nameless_file(security["tls_worker_key"]))
+    files = [_nameless_file(security[f"tls_worker_{what}"]) for what in ("cert", "key")]
+    try:
+        context.load_cert_chain(*map(_path, files))
+    finally:
+        for file in files:
+            os.close(file)
     with context.wrap_socket(connection):
         pass
 

@@ -11,11 +11,11 @@ import dask
 import pytest
 
 from dask_flame.backends import RunnerSpec, SchedulerSpec
-from dask_flame.backends.fly import machine
-from dask_flame.backends.fly.machine import Site
+from dask_flame.backends.fly import machine_requests
+from dask_flame.backends.fly.machine_requests import Site
 from dask_flame.backends.fly.metadata import Identity, machine_name, owner, owner_of
-from dask_flame.backends.fly.network import OwnMachine
 from dask_flame.backends.fly.options import FlyOptions
+from dask_flame.backends.fly.own_machine import OwnMachine
 from dask_flame.driver.launch import settings
 from dask_flame.errors import PoolError
 
@@ -45,13 +45,13 @@ def options(**more: Any) -> FlyOptions:
 
 def launch_config(body: Any) -> dict[str, Any]:
     (file,) = body["config"]["files"]
-    assert file["guest_path"] == machine.LAUNCH_FILE
+    assert file["guest_path"] == machine_requests.LAUNCH_FILE
     found: dict[str, Any] = json.loads(base64.b64decode(file["raw_value"]))
     return found
 
 
 def test_a_runner() -> None:
-    body = machine.runner(spec(cpus=2, kind="fra"), options(), SITE)
+    body = machine_requests.runner(spec(cpus=2, kind="fra"), options(), SITE)
     config = body["config"]
     assert body["name"] == "flame-team-1-r-1"
     assert body["region"] == "fra"
@@ -60,7 +60,10 @@ def test_a_runner() -> None:
     assert config["auto_destroy"] is True
     assert config["restart"] == {"policy": "no"}
     assert config["stop_config"] == {"signal": "SIGTERM", "timeout": "40s"}
-    assert config["init"]["cmd"][-2:] == ["dask_flame.runner.from_file", machine.LAUNCH_FILE]
+    assert config["init"]["cmd"][-2:] == [
+        "dask_flame.runner.from_file",
+        machine_requests.LAUNCH_FILE,
+    ]
     assert config["env"]["MODE"] == "fast"
     assert config["env"]["OMP_NUM_THREADS"] == "2"
     assert config["metadata"] == {
@@ -74,13 +77,13 @@ def test_a_runner() -> None:
 
 
 def test_secrets_are_in_the_file_alone() -> None:
-    body = machine.runner(spec(), options(), SITE)
+    body = machine_requests.runner(spec(), options(), SITE)
     found = launch_config(body)
     assert found["variables"] == {"API_PASSWORD": SECRET, "KEY": SECRET}
     config = {**body["config"], "files": []}
     assert SECRET not in json.dumps(config)
     assert "BEGIN" not in json.dumps(config)
-    shown = machine.shown(body, spec())
+    shown = machine_requests.shown(body, spec())
     assert SECRET not in json.dumps(shown)
     assert shown["config"]["files"][0]["raw_value"] == "(hidden)"
     assert shown["config"]["env"]["MODE"] == "(hidden)"
@@ -89,9 +92,9 @@ def test_secrets_are_in_the_file_alone() -> None:
 def test_no_machine_gets_the_token() -> None:
     with dask.config.set({"flame.fly.token": TOKEN}):
         config = settings()
-        runner = machine.runner(spec(config=config), options(), SITE)
+        runner = machine_requests.runner(spec(config=config), options(), SITE)
         asked = SchedulerSpec(launch_config={"config": config})
-        scheduler = machine.scheduler(asked, options(), SITE, public=True)
+        scheduler = machine_requests.scheduler(asked, options(), SITE, public=True)
     for body in (runner, scheduler):
         found = launch_config(body)
         assert "app" in found["config"]["flame"]["fly"]
@@ -100,8 +103,8 @@ def test_no_machine_gets_the_token() -> None:
 
 def test_a_machine_that_may_return_to_a_reserve_is_left_when_it_ends() -> None:
     kept = options(reserve=2)
-    assert machine.runner(spec(), kept, SITE)["config"]["auto_destroy"] is False
-    body = machine.reserve("reserve-1", spec(), kept, SITE, alive=1_000)
+    assert machine_requests.runner(spec(), kept, SITE)["config"]["auto_destroy"] is False
+    body = machine_requests.reserve("reserve-1", spec(), kept, SITE, alive=1_000)
     assert body["skip_launch"] is True
     config = body["config"]
     assert config["auto_destroy"] is True
@@ -114,46 +117,46 @@ def test_a_machine_that_may_return_to_a_reserve_is_left_when_it_ends() -> None:
 
 
 def test_machines_of_one_shape_can_take_each_others_place() -> None:
-    shape = machine.shape(spec(), options(reserve=1), SITE)
-    assert machine.shape(spec(name="r-2", secrets={}), options(reserve=3), SITE) == shape
+    shape = machine_requests.shape(spec(), options(reserve=1), SITE)
+    assert machine_requests.shape(spec(name="r-2", secrets={}), options(reserve=3), SITE) == shape
     for other in (
-        machine.shape(spec(cpus=4), options(), SITE),
-        machine.shape(spec(pool="other"), options(), SITE),
-        machine.shape(spec(), options(region="ams"), SITE),
-        machine.shape(spec(), options(image="me/runner:2"), SITE),
+        machine_requests.shape(spec(cpus=4), options(), SITE),
+        machine_requests.shape(spec(pool="other"), options(), SITE),
+        machine_requests.shape(spec(), options(region="ams"), SITE),
+        machine_requests.shape(spec(), options(image="me/runner:2"), SITE),
     ):
         assert other != shape
 
 
 def test_a_scheduler_and_its_public_port() -> None:
     asked = SchedulerSpec(launch_config={"grace": 10}, cpus=1, memory=2**31, port=8786)
-    body = machine.scheduler(asked, options(), SITE, public=False)
+    body = machine_requests.scheduler(asked, options(), SITE, public=False)
     assert "services" not in body["config"]
     assert body["config"]["guest"] == {"cpu_kind": "shared", "cpus": 1, "memory_mb": 2048}
     found = launch_config(body)
     assert found["address_variable"] == "FLY_PRIVATE_IP"
     assert found["also_at"] == ["127.0.0.1"]
-    public = machine.scheduler(asked, options(), SITE, public=True)
+    public = machine_requests.scheduler(asked, options(), SITE, public=True)
     (service,) = public["config"]["services"]
     assert service["internal_port"] == 8786
     # Without a handler, so that the connection is TLS from end to end.
-    assert service["ports"] == [{"port": machine.public_port("team-1")}]
+    assert service["ports"] == [{"port": machine_requests.public_port("team-1")}]
     assert launch_config(public)["also_at"] == ["0.0.0.0"]
-    assert machine.public_port("team-1") != machine.public_port("team-2")
+    assert machine_requests.public_port("team-1") != machine_requests.public_port("team-2")
 
 
 def test_the_drivers_machine_gives_image_and_region() -> None:
     own = OwnMachine(address="fdaa::1", app="hub", region="ams", image="hub/image:1")
-    body = machine.runner(spec(), FlyOptions(), Site(identity=SITE.identity, own=own))
+    body = machine_requests.runner(spec(), FlyOptions(), Site(identity=SITE.identity, own=own))
     assert (body["region"], body["config"]["image"]) == ("ams", "hub/image:1")
     with pytest.raises(
         PoolError, match=r"a machine needs an image: .* write image=.* flame\.fly\.image"
     ):
-        machine.runner(spec(), FlyOptions(), SITE)
+        machine_requests.runner(spec(), FlyOptions(), SITE)
 
 
 def test_a_volume_and_long_timeouts() -> None:
-    body = machine.runner(
+    body = machine_requests.runner(
         spec(shutdown_timeout=3600), options(mounts={"/data": "vol_abc123"}), SITE
     )
     assert body["config"]["mounts"] == [{"volume": "vol_abc123", "path": "/data"}]
