@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import re
 import sys
 import traceback
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dask_flame
+from dask_flame import FlameCluster, Pool
 from dask_flame.attached.client.channel import Silent
 from dask_flame.backends.slurm.commands import SlurmLate
 from dask_flame.core.runner_lost import RunnerLost
@@ -149,8 +153,9 @@ def test_the_tables_of_the_reference_are_complete() -> None:
         for inner in (value or [""] if isinstance(value, dict) else [""])
     ]
     assert list(settings) == known
-    assert all(row[2] for row in settings.values()), "each setting has a comment"
-    assert settings["flame.pool.idle-timeout"][1] == "`60s`"
+    assert all(row[3] for row in settings.values()), "each setting has a comment"
+    assert settings["flame.pool.idle-timeout"][1:3] == ("`idle_timeout`", "`60s`")
+    assert settings["flame.kubernetes.context"][1] == "`context`"
     assert len(code_tables.metrics()) > 12
     assert ("`dask-flame/stopped`", "annotation") in {
         row[:2] for row in code_tables.kubernetes_labels()
@@ -158,6 +163,29 @@ def test_the_tables_of_the_reference_are_complete() -> None:
     assert "`dask_flame_cluster`" in {row[0] for row in code_tables.fly_metadata()}
     for table in code_tables.TABLES.values():
         assert all(all(row) for row in table() if len(row) != 4)
+
+
+@pytest.mark.unit
+def test_each_option_is_in_a_table_of_the_configuration() -> None:
+    options = list(code_tables.options())
+    known = {row[0].strip("`") for row in code_tables.settings()[1:]}
+    assert {f"flame.{setting}" for _, _, setting in options if setting} <= known
+    without = {row[0].strip("`"): row[1] for row in code_tables.unconfigured()[1:]}
+    assert all(f"`{name}`" in without[owner] for owner, name, setting in options if not setting)
+    cluster = {name for owner, name, _ in options if owner == "FlameCluster"}
+    others = {*signature(FlameCluster).parameters} - cluster
+    assert others <= {*Pool.declared(), "options"}
+
+
+@pytest.mark.unit
+def test_an_option_that_a_search_does_not_find_is_noticed(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    terms: dict[str, Any] = {"idle": [0, 1], "idle_timeout": 0, "spare": [0, 1], "single_us": 1}
+    index = {"docnames": ["pools", "reference/configuration"], "terms": terms}
+    (tmp_path / "searchindex.js").write_text(f"Search.setIndex({json.dumps(index)})")
+    names = ["idle_timeout", "spare", "single_use", "price"]
+    found = list(check_site.not_found(tmp_path, names))
+    assert [line.split()[3] for line in found] == ["idle_timeout", "price"]
 
 
 def flame_defaults() -> dict[str, object]:
