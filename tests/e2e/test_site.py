@@ -106,6 +106,20 @@ def test_output_may_have_gaps_and_lines_of_runners() -> None:
     assert Block("", "1\n").fits("[runner-1] f(x=0) failed\n1\n", "")
     assert not Block("", "[runner-… f] hello\n").fits("", "other\n")
     assert Block("", "[runner-… f] hello\n").fits("", "[runner-2 f] hello\n")
+    told = Block("", "19:02:11.204 boot runner-1: 4 slots, 0.08 s\n", vary=True)
+    assert told.fits("07:00:00.001 boot runner-12: 16 slots, 12.5 s\n", "")
+    assert not told.fits("07:00:00.001 boot runner-12: 16 rooms, 12.5 s\n", "")
+    assert not told.fits("07:00:00.001 boot runner-12: no slots, 12.5 s\n", "")
+    assert Block("", "[0.6050, …, 1.79…]\n", vary=True).fits("[0.605, 0.2, 1.7e-08]\n", "")
+
+
+@pytest.mark.unit
+def test_a_block_may_say_that_its_numbers_vary(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    code, shown = "```python\nprint(1)\n```\n", "```text\n1\n```\n"
+    page.write_text(f"{code}\n{shown}\n{code}\n<!-- numbers vary -->\n{shown}\n{code}")
+    found = [(block.shown, block.vary) for block in python_blocks(page)]
+    assert found == [("1\n", False), ("1\n", True), (None, False)]
 
 
 @pytest.mark.unit
