@@ -17,7 +17,6 @@ FOLDER = ROOT / "docs/pictures"
 #: Pictures that are known to be older, and why they have not been taken again.
 OLDER = {
     "cost.png": "it is the result of the whole benchmark, on a quiet machine",
-    "jupyterlab.png": "it is taken in JupyterLab with dask-labextension, on a quiet machine",
 }
 
 
