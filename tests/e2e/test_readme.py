@@ -33,7 +33,7 @@ def blocks(page: Path, language: str) -> list[str]:
     return [block[1] for block in found if not NOT_RUN.search(text[: block.start()])]
 
 
-def run(code: str, cwd: Path | None = None, **env: str) -> str:
+def run(code: str, **env: str) -> str:
     """Run a script that does not close what its last block has opened; return what it printed."""
     done = subprocess.run(
         # Another cluster on this machine may have the dashboard's usual port.
@@ -42,16 +42,15 @@ def run(code: str, cwd: Path | None = None, **env: str) -> str:
         text=True,
         timeout=150,
         env=os.environ | env,
-        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def run_page(page: Path, cwd: Path | None = None) -> str:
+def run_page(page: Path) -> str:
     # Nobody waits a minute for idle runners.
     code = "\n".join(blocks(page, "python")).replace('idle_timeout="60s"', 'idle_timeout="1s"')
-    return run(code, cwd)
+    return run(code)
 
 
 @pytest.mark.process
@@ -105,8 +104,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data/train.csv").write_text("1,2\n")
     (tmp_path / "config.toml").write_text("rate = 0.1\n")
-    out = run_page(ROOT / "docs/files.md", tmp_path)
-    assert out.startswith(f"1,2\n\n{tmp_path / 'model.txt'}\n")
+    check_pages([ROOT / "docs/files.md"], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.toml",
         "data",

@@ -95,8 +95,11 @@ def python_blocks(page: Path) -> list[Block]:
     ]
 
 
-def check_pages(pages: Iterable[Path], **env: str) -> None:
-    """Run pages in one process, and compare what each block prints with what its page shows."""
+def check_pages(pages: Iterable[Path], cwd: Path | None = None, **env: str) -> None:
+    """Run pages in one process, and compare what each block prints with what its page shows.
+
+    They run in the folder `cwd`, by default the current one.
+    """
     blocks = {str(page.relative_to(ROOT)): python_blocks(page) for page in pages}
     codes = [(name, [block.code for block in found]) for name, found in blocks.items()]
     done = subprocess.run(
@@ -107,6 +110,7 @@ def check_pages(pages: Iterable[Path], **env: str) -> None:
         text=True,
         timeout=800,
         env=os.environ | env,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
     _, *parts = done.stdout.split(_MARK)
