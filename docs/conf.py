@@ -45,6 +45,12 @@ myst_heading_anchors = 6  # the anchors of GitHub, which the pages link to
 myst_enable_extensions = ["colon_fence"]
 suppress_warnings = ["myst.header"]  # a page of the repository may begin anywhere
 
+# For ``python -m sphinx -b linkcheck``, which needs a network.
+linkcheck_ignore = [r"https?://(localhost|127\.0\.0\.1)\b"]
+linkcheck_anchors_ignore_for_url = [r"https://github\.com/"]  # its scripts add the anchors
+linkcheck_retries = 3
+linkcheck_timeout = 30
+
 templates_path = ["_templates"]
 autosummary_generate = True
 autosummary_ignore_module_all = False

@@ -1,12 +1,13 @@
-"""Check a built site: its internal links lead somewhere, and its pages load no other site.
+"""Check a built site: links lead somewhere, no page loads another site, options are found.
 
 ``python scripts/check_site.py docs/_build/html`` prints each fault, and exits with 1 for any.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -55,8 +56,39 @@ def faults(site: Path) -> Iterator[str]:
                     yield f"{path}: {link} has no such anchor"
 
 
+#: The page of the site that a search for an option must list.
+OPTIONS = "reference/configuration"
+
+
+def not_found(site: Path, names: Iterable[str], page: str = OPTIONS) -> Iterator[str]:
+    """Return each name for which a search of the site does not list a page.
+
+    The search splits a query at all but letters, digits and underscores, as its index does the
+    text of pages: ``idle_timeout`` is one word, and not found where ``idle-timeout`` is written.
+    """
+    from sphinx.search.en import SearchEnglish
+
+    language = SearchEnglish({})
+    text = (site / "searchindex.js").read_text()
+    index = json.loads(text[text.index("(") + 1 : text.rindex(")")])
+    number = index["docnames"].index(page)
+    for name in names:
+        pages = index["terms"].get(language.stem(name.lower()), [])
+        if number not in (pages if isinstance(pages, list) else [pages]):
+            yield f"a search for {name} does not list {page}"
+
+
+def _names() -> set[str]:
+    root = Path(__file__).resolve().parents[1]
+    sys.path[:0] = [str(root), str(root / "docs/_ext")]
+    import code_tables
+
+    return {name for _, name, _ in code_tables.options()}
+
+
 def main(site: str) -> int:
-    found = list(faults(Path(site).resolve()))
+    folder = Path(site).resolve()
+    found = [*faults(folder), *not_found(folder, sorted(_names()))]
     for fault in found:
         print(fault)
     return 1 if found else 0

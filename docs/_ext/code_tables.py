@@ -1,4 +1,4 @@
-"""Tables of the reference that are read from the code: settings, events, metrics, labels.
+"""Tables of the reference that are read from the code: settings, options, events, metrics, labels.
 
 Each function returns the header and the rows of a table. It needs no Sphinx, so tests can call it.
 """
@@ -6,17 +6,74 @@ Each function returns the header and the rows of a table. It needs no Sphinx, so
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).resolve().parents[2] / "dask_flame"
 Rows = list[tuple[str, ...]]
 _SETTING = re.compile(r"^(?P<indent> *)(?P<name>[\w-]+):(?P<value>[^#]*)(?:# ?(?P<comment>.*))?$")
+#: The header of an option in a docstring, with the settings that are its defaults.
+_DOCUMENTED = re.compile(r"^    (?P<names>\w+(?:, \w+)*) : .*\(``flame\.(?P<settings>.*)``\)$")
+
+
+def options() -> Iterator[tuple[str, str, str]]:
+    """Return the class, the name and the setting (empty: none) of each option.
+
+    Pools and backends declare the settings of their options; the docstring of the cluster has those
+    of its own.
+    """
+    from dask_flame import FlameCluster, Pool
+
+    documented: dict[str, str] = {}
+    for line in (FlameCluster.__doc__ or "").splitlines():
+        if match := _DOCUMENTED.match(line):
+            first, *more = match["settings"].split("``, ``.")
+            section = first.rpartition(".")[0]
+            settings = [first, *(f"{section}.{name}" for name in more)]
+            documented |= zip(match["names"].split(", "), settings, strict=True)
+    for name in inspect.signature(FlameCluster).parameters:
+        if name not in {*Pool.declared(), "options"}:
+            yield "FlameCluster", name, documented.get(name, "")
+    for backend in ("", "fly", "kubernetes", "local", "slurm", "ssh"):
+        kind = Pool if not backend else _options_of(backend)
+        for name, known in kind.declared().items():
+            setting = f"{known.section}.{name.replace('_', '-')}" if known.section else ""
+            yield kind.__name__, name, setting
+
+
+def _options_of(backend: str) -> Any:
+    module = import_module(f"dask_flame.backends.{backend}.options")
+    return getattr(module, f"{backend.title()}Options")
+
+
+def unconfigured() -> Rows:
+    """Return the options that have no setting, by the class that they belong to."""
+    rows: dict[str, list[str]] = {}
+    for owner, name, setting in options():
+        if not setting:
+            rows.setdefault(owner, []).append(f"`{name}`")
+    return [
+        ("Of", "Options"),
+        *((f"`{owner}`", ", ".join(sorted(names))) for owner, names in rows.items()),
+    ]
 
 
 def settings() -> Rows:
-    """Return the settings of ``flame.yaml``, with their defaults and comments."""
+    """Return the settings of ``flame.yaml``, with their options, defaults and comments."""
+    rows = _settings()
+    # Who looks for an option, with its underscores, finds its setting.
+    by_setting = {f"`flame.{setting}`": f"`{name}`" for _, name, setting in options()}
+    return [
+        ("Setting", "Option", "Default", "Meaning"),
+        *((name, by_setting.get(name, ""), *more) for name, *more in rows[1:]),
+    ]
+
+
+def _settings() -> Rows:
     rows: Rows = [("Setting", "Default", "Meaning")]
     section: list[tuple[int, str]] = []
     for line in (PACKAGE / "flame.yaml").read_text().splitlines():
@@ -102,6 +159,7 @@ def fly_metadata() -> Rows:
 
 TABLES: dict[str, Callable[[], Rows]] = {
     "settings": settings,
+    "unconfigured": unconfigured,
     "events": events,
     "metrics": metrics,
     "kubernetes-labels": kubernetes_labels,

@@ -58,6 +58,7 @@ PICTURES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cost.png": ("../../benchmarks/cost.py", ("benchmarks/cost_picture.py",)),
     "flame-bert.png": ("bert.py", _FLAME),
     "flame-charts.png": ("pages.py", _FLAME),
+    "flame-moving.gif": ("moving.py", _FLAME),
     "flame-page.png": ("pages.py", _FLAME),
     "gallery-bert.png": ("gallery.py", _FLAME),
     "gallery-sweep.png": ("gallery.py", _FLAME),

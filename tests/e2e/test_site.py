@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pickle
 import re
 import sys
 import traceback
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import dask_flame
+from dask_flame import FlameCluster, Pool
 from dask_flame.attached.client.channel import Silent
 from dask_flame.backends.slurm.commands import SlurmLate
 from dask_flame.core.runner_lost import RunnerLost
@@ -102,6 +106,20 @@ def test_output_may_have_gaps_and_lines_of_runners() -> None:
     assert Block("", "1\n").fits("[runner-1] f(x=0) failed\n1\n", "")
     assert not Block("", "[runner-… f] hello\n").fits("", "other\n")
     assert Block("", "[runner-… f] hello\n").fits("", "[runner-2 f] hello\n")
+    told = Block("", "19:02:11.204 boot runner-1: 4 slots, 0.08 s\n", vary=True)
+    assert told.fits("07:00:00.001 boot runner-12: 16 slots, 12.5 s\n", "")
+    assert not told.fits("07:00:00.001 boot runner-12: 16 rooms, 12.5 s\n", "")
+    assert not told.fits("07:00:00.001 boot runner-12: no slots, 12.5 s\n", "")
+    assert Block("", "[0.6050, …, 1.79…]\n", vary=True).fits("[0.605, 0.2, 1.7e-08]\n", "")
+
+
+@pytest.mark.unit
+def test_a_block_may_say_that_its_numbers_vary(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    code, shown = "```python\nprint(1)\n```\n", "```text\n1\n```\n"
+    page.write_text(f"{code}\n{shown}\n{code}\n<!-- numbers vary -->\n{shown}\n{code}")
+    found = [(block.shown, block.vary) for block in python_blocks(page)]
+    assert found == [("1\n", False), ("1\n", True), (None, False)]
 
 
 @pytest.mark.unit
@@ -149,8 +167,9 @@ def test_the_tables_of_the_reference_are_complete() -> None:
         for inner in (value or [""] if isinstance(value, dict) else [""])
     ]
     assert list(settings) == known
-    assert all(row[2] for row in settings.values()), "each setting has a comment"
-    assert settings["flame.pool.idle-timeout"][1] == "`60s`"
+    assert all(row[3] for row in settings.values()), "each setting has a comment"
+    assert settings["flame.pool.idle-timeout"][1:3] == ("`idle_timeout`", "`60s`")
+    assert settings["flame.kubernetes.context"][1] == "`context`"
     assert len(code_tables.metrics()) > 12
     assert ("`dask-flame/stopped`", "annotation") in {
         row[:2] for row in code_tables.kubernetes_labels()
@@ -158,6 +177,29 @@ def test_the_tables_of_the_reference_are_complete() -> None:
     assert "`dask_flame_cluster`" in {row[0] for row in code_tables.fly_metadata()}
     for table in code_tables.TABLES.values():
         assert all(all(row) for row in table() if len(row) != 4)
+
+
+@pytest.mark.unit
+def test_each_option_is_in_a_table_of_the_configuration() -> None:
+    options = list(code_tables.options())
+    known = {row[0].strip("`") for row in code_tables.settings()[1:]}
+    assert {f"flame.{setting}" for _, _, setting in options if setting} <= known
+    without = {row[0].strip("`"): row[1] for row in code_tables.unconfigured()[1:]}
+    assert all(f"`{name}`" in without[owner] for owner, name, setting in options if not setting)
+    cluster = {name for owner, name, _ in options if owner == "FlameCluster"}
+    others = {*signature(FlameCluster).parameters} - cluster
+    assert others <= {*Pool.declared(), "options"}
+
+
+@pytest.mark.unit
+def test_an_option_that_a_search_does_not_find_is_noticed(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx")
+    terms: dict[str, Any] = {"idle": [0, 1], "idle_timeout": 0, "spare": [0, 1], "single_us": 1}
+    index = {"docnames": ["pools", "reference/configuration"], "terms": terms}
+    (tmp_path / "searchindex.js").write_text(f"Search.setIndex({json.dumps(index)})")
+    names = ["idle_timeout", "spare", "single_use", "price"]
+    found = list(check_site.not_found(tmp_path, names))
+    assert [line.split()[3] for line in found] == ["idle_timeout", "price"]
 
 
 def flame_defaults() -> dict[str, object]:

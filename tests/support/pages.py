@@ -1,8 +1,9 @@
 """Pages of the documentation: their blocks of code, and the output that they show.
 
 A block in ``text`` right below a block in ``python`` is the output of that block; ``…`` in it
-stands for anything. Pages that do not need a backend of their own run in one process, one after
-another, each in a namespace of its own, because the imports take longer than the pages.
+stands for anything, and below ``<!-- numbers vary -->`` each number for any number. Pages that do
+not need a backend of their own run in one process, one after another, each in a namespace of its
+own, because the imports take longer than the pages.
 """
 
 from __future__ import annotations
@@ -22,8 +23,12 @@ DOCS = ROOT / "docs"
 #: The line above a block that is not run, and why.
 NOT_RUN = re.compile(r"<!-- not run here: (\S.+) -->\n$")
 _BLOCK = re.compile(
-    r"^```python\n(?P<code>.*?)^```$(?:\n\n```text\n(?P<shown>.*?)^```$)?", re.DOTALL | re.MULTILINE
+    r"^```python\n(?P<code>.*?)^```$(?:\n\n(?P<vary><!-- numbers vary -->\n)?"
+    r"```text\n(?P<shown>.*?)^```$)?",
+    re.DOTALL | re.MULTILINE,
 )
+#: A number, a time of the day, or what has several numbers.
+_NUMBER = r"\d[\d.,:]*"
 _MARK = "\x1e"
 _RUNNER = "[runner-"
 _PLAY = """
@@ -43,10 +48,14 @@ for name, codes in json.load(sys.stdin):
 
 @dataclass(frozen=True)
 class Block:
-    """A block of Python, and the output that the page shows below it (None: it shows none)."""
+    """A block of Python, and the output that the page shows below it (None: it shows none).
+
+    If `vary` is true, numbers in it stand for any number.
+    """
 
     code: str
     shown: str | None
+    vary: bool = False
 
     def fits(self, printed: str, later: str) -> bool:
         """Return whether this was printed; `later` includes what later blocks have printed.
@@ -61,7 +70,12 @@ class Block:
         return re.fullmatch(self._pattern(), "\n".join(own).strip(), re.DOTALL) is not None
 
     def _pattern(self) -> str:
-        return ".*?".join(map(re.escape, (self.shown or "").strip().split("…")))
+        return ".*?".join(map(self._escaped, (self.shown or "").strip().split("…")))
+
+    def _escaped(self, text: str) -> str:
+        if not self.vary:
+            return re.escape(text)
+        return _NUMBER.join(map(re.escape, re.split(_NUMBER, text)))
 
 
 def all_pages() -> list[Path]:
@@ -75,14 +89,17 @@ def python_blocks(page: Path) -> list[Block]:
     """Return the blocks in Python, without those that are marked as not run."""
     text = page.read_text()
     return [
-        Block(match["code"], match["shown"])
+        Block(match["code"], match["shown"], vary=bool(match["vary"]))
         for match in _BLOCK.finditer(text)
         if not NOT_RUN.search(text[: match.start()])
     ]
 
 
-def check_pages(pages: Iterable[Path], **env: str) -> None:
-    """Run pages in one process, and compare what each block prints with what its page shows."""
+def check_pages(pages: Iterable[Path], cwd: Path | None = None, **env: str) -> None:
+    """Run pages in one process, and compare what each block prints with what its page shows.
+
+    They run in the folder `cwd`, by default the current one.
+    """
     blocks = {str(page.relative_to(ROOT)): python_blocks(page) for page in pages}
     codes = [(name, [block.code for block in found]) for name, found in blocks.items()]
     done = subprocess.run(
@@ -93,6 +110,7 @@ def check_pages(pages: Iterable[Path], **env: str) -> None:
         text=True,
         timeout=800,
         env=os.environ | env,
+        cwd=cwd,
     )
     assert done.returncode == 0, done.stderr
     _, *parts = done.stdout.split(_MARK)
