@@ -455,9 +455,11 @@ class FlameScheduler(ClientAnswers):
         # which this runs, nor the runner's connection, which reads the message.
         message: dict[str, Any] = super()._task_to_msg(ts)
         version = self.code.version_of(ts)
-        if ts.processing_on is not None:
-            self.code.send(ts.processing_on.address, version)
-        message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec, version))
+        packed, plainly = PackedTask.pack(ts.run_spec, version), None
+        if (ws := ts.processing_on) is not None:
+            self.code.send(ws.address, version)
+            plainly = packed.plain if RUNNER in ws.extra else None
+        message["run_spec"] = plainly or ToPickle(packed)
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
         if (name := self._name_of(ts.key)) is not None:
             message["annotations"][CALL_NAME] = name

@@ -122,6 +122,23 @@ class PackedTask:
             return cls(pickle.dumps(_Refused(said)))
 
     @property
+    def plain(self) -> tuple[bytes, bool, str | None] | None:
+        """The same as plain values for a message; None if it has buffers.
+
+        A message to a runner with an object to unpickle has a frame of its own for it, which takes
+        both sides as long as the pickling of the task.
+        """
+        return None if self._buffers else (self._pickled, self.is_coro, self.version)
+
+    @classmethod
+    def of(cls, told: Any) -> Any:
+        """Return the task of a message: of `plain` values, or as it is."""
+        if isinstance(told, list | tuple):
+            pickled, is_coro, version = told
+            return cls(pickled, (), is_coro, version)
+        return told
+
+    @property
     def opened(self) -> Any:
         """The task, or None before it was unpickled."""
         return self._task

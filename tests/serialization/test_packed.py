@@ -12,8 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import msgpack
+import numpy
 import pytest
+from dask._task_spec import Task
 from distributed import Client, SchedulerPlugin, WorkerPlugin, get_worker
+from distributed.protocol import ToPickle
 
 import dask_flame
 from dask_flame import FlameCluster
@@ -378,6 +382,30 @@ def test_what_cannot_be_packed_says_so_where_it_runs() -> None:
     packed = PackedTask.pack(Task())
     with pytest.raises(CallFailed, match="cannot be pickled: TypeError: not this one"):
         packed({})
+
+
+def test_a_call_travels_as_plain_values_unless_it_has_buffers() -> None:
+    packed = PackedTask.pack(Task("key", sum, [1, 2]), "v")
+    read = PackedTask.of(msgpack.loads(msgpack.dumps(packed.plain), use_list=False))
+    assert (read({}), read.version, read.is_coro) == (3, "v", False)
+    assert PackedTask(b"", [bytearray(b"large")]).plain is None
+    assert PackedTask.of(packed) is packed
+
+
+def test_runners_are_sent_plain_values(flame: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, client = flame(max=1)
+    scheduler: Any = cluster.scheduler
+    sent: list[dict[str, Any]] = []
+    message_of = scheduler._task_to_msg
+
+    def noted(ts: Any) -> dict[str, Any]:
+        sent.append(message_of(ts))
+        return sent[-1]
+
+    monkeypatch.setattr(scheduler, "_task_to_msg", noted)
+    assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+    assert client.submit(numpy.size, numpy.ones(10_000)).result(timeout=60) == 10_000
+    assert [type(message["run_spec"]) for message in sent] == [tuple, ToPickle]
 
 
 async def exits_beside() -> str:
