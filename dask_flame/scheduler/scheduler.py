@@ -585,7 +585,7 @@ class FlameScheduler(ClientAnswers):
     def send_all(self, client_msgs: Any, worker_msgs: Any) -> None:
         # The stock scheduler logs an error if a client has left a moment ago, for example of an
         # event to which it has subscribed.
-        if any(map(self._has_left, client_msgs)):
+        if client_msgs and any(map(self._has_left, client_msgs)):
             client_msgs = {c: msgs for c, msgs in client_msgs.items() if not self._has_left(c)}
         super().send_all(client_msgs, worker_msgs)
 
