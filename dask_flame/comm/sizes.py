@@ -19,25 +19,27 @@ def is_small(message: Any) -> bool:
     Dask measures each message, down to the last item, to know whether a thread shall serialize it.
     That takes longer than to serialize a usual one.
     """
-    parts, size = 0, 0
-    waiting = [message]
-    while waiting:
-        one = waiting.pop()
-        kind = type(one)
-        parts += 1
-        if kind in (str, bytes):
-            size += len(one)
-        elif kind is Serialized:
-            size += sum(map(nbytes, one.frames))
-        elif kind is ToPickle:
-            waiting.append(one.data)
+    # This runs for each message: the parts of a part are appended to those that are still to come.
+    parts, size = [message], 0
+    for part in parts:
+        kind = type(part)
+        if kind is str or kind is bytes:
+            size += len(part)
+        elif kind in _NUMBERS:
+            continue
         elif kind is dict:
-            waiting += one
-            waiting += one.values()
-        elif kind in _COLLECTIONS or issubclass(kind, tuple):
-            waiting += one
-        elif kind not in _NUMBERS:
+            parts += part
+            parts += part.values()
+        elif kind in _COLLECTIONS:
+            parts += part
+        elif kind is Serialized:
+            size += sum(map(nbytes, part.frames))
+        elif kind is ToPickle:
+            parts.append(part.data)
+        elif issubclass(kind, tuple):
+            parts += part
+        else:
             return False
-        if size > _BYTES or parts + len(waiting) > _PARTS:
+        if len(parts) > _PARTS:
             return False
-    return True
+    return size <= _BYTES

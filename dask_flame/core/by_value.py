@@ -31,6 +31,12 @@ def send_by_value() -> None:
     copyreg.pickle(weakref.WeakKeyDictionary, _reduce_weak_keys)
 
 
+def is_sent_by_value(function: Callable[..., Any]) -> bool:
+    """Return whether a function is sent with its code, as one of a notebook is."""
+    module = function.__module__
+    return module == "__main__" or module in cloudpickle.list_registry_pickle_by_value()
+
+
 def _by_name(thing: Any) -> bool:
     """Return whether other processes can import an object by its module and name."""
     module = getattr(thing, "__module__", None)

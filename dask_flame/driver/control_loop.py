@@ -161,10 +161,10 @@ class FlameAdaptive(Adaptive):
             return
         waiting = self._placement.waiting
         # A plain loop is faster than any(); this runs several times per call.
-        for pool, fleet in self.fleets:
+        for pool, fleet in self.fleets.fleets.items():
             # Do not delay while runners boot: a new runner may be killed by its first call before
             # its registration is noted.
-            if fleet.count(Phase.BOOTING) or (not fleet.full and waiting(pool)):
+            if fleet.index.counts[Phase.BOOTING] or (not fleet.full and waiting(pool)):
                 self.wake()
                 return
         if self._later is None:

@@ -60,6 +60,8 @@ class Calls:
         worker.stream_handlers.update(
             {HELLO: self.hello, WATCH: self.watch, RETURNED: self.returned}
         )
+        self._take = worker.stream_handlers["compute-task"]
+        worker.stream_handlers["compute-task"] = self.take
 
     # The course of a call
 
@@ -202,6 +204,10 @@ class Calls:
             asyncio.get_running_loop().call_later(_ASK_AGAIN, self._interrupt, execution)
 
     # Messages from the scheduler
+
+    def take(self, run_spec: Any, **message: Any) -> None:
+        """Take a call to run, as the worker does."""
+        self._take(run_spec=PackedTask.of(run_spec), **message)
 
     def hello(self, inline: int = 0, **kwargs: Any) -> None:
         """Note that the scheduler knows dask-flame's messages."""

@@ -313,7 +313,7 @@ class Fleet:
 
     def count(self, *phases: Phase) -> int:
         """Return the number of runners in these phases."""
-        return sum(self.index.counts[phase] for phase in phases)
+        return sum(map(self.index.counts.__getitem__, phases))
 
     @property
     def full(self) -> bool:

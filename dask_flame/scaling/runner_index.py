@@ -31,6 +31,9 @@ class Phase(Enum):
     DRAINING = "draining"
     ENDING = "ending"
 
+    # That of Enum is a function of Python, and phases are looked up several times per call.
+    __hash__ = object.__hash__
+
 
 @dataclass(slots=True, eq=False)
 class RunnerState:

@@ -23,12 +23,17 @@ class FreeWorkers:
 
     def put(self, ws: WorkerState, free: int) -> None:
         """Set the number of free slots of a worker."""
-        if self._free.get(ws.address, 0) == max(0, free):
+        # This runs several times per call, and mostly changes nothing.
+        before = self._free.get(ws.address, 0)
+        if before == free or (free < 0 and not before):
             return
-        self.remove(ws.address)
+        if before:
+            self.remove(ws.address)
         if free > 0:
             self._free[ws.address] = free
-            self._by_free.setdefault(free, OrderedDict())[ws.address] = ws
+            if (same := self._by_free.get(free)) is None:
+                same = self._by_free[free] = OrderedDict()
+            same[ws.address] = ws
 
     def remove(self, address: str) -> None:
         """Remove a worker, which gets no calls."""

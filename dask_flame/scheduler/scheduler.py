@@ -455,9 +455,11 @@ class FlameScheduler(ClientAnswers):
         # which this runs, nor the runner's connection, which reads the message.
         message: dict[str, Any] = super()._task_to_msg(ts)
         version = self.code.version_of(ts)
-        if ts.processing_on is not None:
-            self.code.send(ts.processing_on.address, version)
-        message["run_spec"] = ToPickle(PackedTask.pack(ts.run_spec, version))
+        packed, plainly = PackedTask.pack(ts.run_spec, version), None
+        if (ws := ts.processing_on) is not None:
+            self.code.send(ws.address, version)
+            plainly = packed.plain if RUNNER in ws.extra else None
+        message["run_spec"] = plainly or ToPickle(packed)
         message["annotations"] = {k: v for k, v in (ts.annotations or {}).items() if plain(v)}
         if (name := self._name_of(ts.key)) is not None:
             message["annotations"][CALL_NAME] = name
@@ -583,7 +585,7 @@ class FlameScheduler(ClientAnswers):
     def send_all(self, client_msgs: Any, worker_msgs: Any) -> None:
         # The stock scheduler logs an error if a client has left a moment ago, for example of an
         # event to which it has subscribed.
-        if any(map(self._has_left, client_msgs)):
+        if client_msgs and any(map(self._has_left, client_msgs)):
             client_msgs = {c: msgs for c, msgs in client_msgs.items() if not self._has_left(c)}
         super().send_all(client_msgs, worker_msgs)
 

@@ -63,6 +63,7 @@ class Slots(SchedulerPlugin):
         self.pending = PendingCalls(pools)
         self.pins = PinnedResults(scheduler, self._may_run)
         self.running: defaultdict[str, float] = defaultdict(float)
+        self._usual_needs: dict[str | None, Needs] = {}
         self._rooms = {name: FreeWorkers() for name in pools}
         self._names: dict[str, str] = {}
         self._pool_of: dict[str, str] = {}
@@ -168,8 +169,12 @@ class Slots(SchedulerPlugin):
         room = self._rooms.get(pool or self.default)
         if not room:
             return None
-        best = next((ws for ws in room if self._suits(ws, ts)), None)
-        if best is None or not (ts.dependencies or ts.actor):
+        for best in room:
+            if self._suits(best, ts):
+                break
+        else:
+            return None
+        if not (ts.dependencies or ts.actor):
             return best
         holders = {ws for dts in ts.dependencies for ws in dts.who_has or () if ws in room}
         return self._nearest(ts, [best, *(ws for ws in holders if self._suits(ws, ts))])
@@ -179,12 +184,16 @@ class Slots(SchedulerPlugin):
         if not len(self.pending) or not any(self._rooms.values()):
             return None
         # A taken-back call that is submitted again cannot run where its old thread still runs.
-        choosy = {key for calls in self._held.values() for key in calls}
-        heads = self.pending.heads(choosy)
-        return next((ts.key for ts in heads if self.choose(ts) is not None), None)
+        choosy = {key for calls in self._held.values() for key in calls} if self._held else ()
+        for ts in self.pending.heads(choosy):
+            if self.choose(ts) is not None:
+                return ts.key
+        return None
 
     def give_back(self) -> None:
         """Assign slots to the calls that left theirs and need one again."""
+        if not self._returning:
+            return
         for address, keys in list(self._returning.items()):
             ws = self.scheduler.workers[address]
             while keys and self._free(ws, self._busy(ws)) + len(keys) > 0:
@@ -200,27 +209,31 @@ class Slots(SchedulerPlugin):
         address = ws.address
         if self.scheduler.workers.get(address) is not ws or address not in self._pool_of:
             return
+        # This runs several times per call.
         pool = self._pool_of[address]
         closed = ws.status is not Status.running
         closed = closed or address in self.scheduler.draining or address in self.scheduler.resting
         busy = self._busy(ws)
-        counted = 0.0 if closed else busy + self._beyond_its_share(ws, pool)
+        counted = 0.0 if closed else busy
+        if self.pools[pool].offers and not closed:
+            counted += self._beyond_its_share(ws, pool)
         if counted != self._counted[address]:
             self.running[pool] += counted - self._counted[address]
             self._counted[address] = counted
         self._rooms[pool].put(ws, 0 if closed else self._free(ws, busy))
 
     def _busy(self, ws: WorkerState) -> int:
-        back = len(self._returned.get(ws.address, ()))
-        # An actor that is being created is already counted as a running call.
-        made = sum(ts not in ws.processing for ts in ws.actors)
-        return len(ws.processing) - len(ws.long_running) + back + made
+        busy = len(ws.processing) - len(ws.long_running)
+        if ws.actors:
+            # One that is being created is already counted as a running call.
+            busy += sum(ts not in ws.processing for ts in ws.actors)
+        if self._returned:
+            busy += len(self._returned.get(ws.address, ()))
+        return busy
 
     def _beyond_its_share(self, ws: WorkerState, pool: str) -> float:
         """Return the slots that running calls count for in addition, by their resources."""
         policy = self.pools[pool]
-        if not policy.offers:
-            return 0.0
         return sum(
             slots_of(ts.resource_restrictions.items(), policy.offers, policy.concurrency) - 1
             for ts in ws.processing
@@ -228,8 +241,10 @@ class Slots(SchedulerPlugin):
         )
 
     def _free(self, ws: WorkerState, busy: int) -> int:
-        waiting = len(self._returning.get(ws.address, ()))
-        return int(ws.nthreads) - busy - len(self.taken_back(ws)) - waiting
+        free = int(ws.nthreads) - busy
+        if self._held or self._returning:
+            free -= len(self.taken_back(ws)) + len(self._returning.get(ws.address, ()))
+        return free
 
     def _open(self, ws: WorkerState, pool: str | None) -> bool:
         own = self._pool_of.get(ws.address)
@@ -237,9 +252,11 @@ class Slots(SchedulerPlugin):
 
     def _suits(self, ws: WorkerState, ts: TaskState) -> bool:
         # A worker cannot distinguish a call from its taken-back predecessor that still runs.
-        return ts.key not in self.taken_back(ws) and all(
+        if self._held and ts.key in self.taken_back(ws):
+            return False
+        return not ts.resource_restrictions or all(
             ws.resources.get(name, 0) - ws.used_resources.get(name, 0) >= amount
-            for name, amount in (ts.resource_restrictions or {}).items()
+            for name, amount in ts.resource_restrictions.items()
         )
 
     def _nearest(self, ts: TaskState, candidates: list[WorkerState]) -> WorkerState | None:
@@ -383,7 +400,12 @@ class Slots(SchedulerPlugin):
         pool = self.pool_of(ts)
         held = ts.key in self._lost_calls
         pinned = self.pins.holders(ts)
-        needs = _needs(ts, pool, held=held, pinned=pinned)
+        usual = not held and pinned is None and not _is_choosy(ts)
+        needs = self._usual_needs.get(pool) if usual else None
+        if needs is None:
+            needs = _needs(ts, pool, held=held, pinned=pinned)
+            if usual:
+                self._usual_needs[pool] = needs
         if self.pending.add(ts, needs) and needs.resources and not needs.workers | needs.hosts:
             self._say_if_unservable(needs)
         self._pace()
@@ -470,6 +492,16 @@ class Slots(SchedulerPlugin):
 def _unwanted(ts: TaskState) -> bool:
     """Return whether no client or waiting dependent needs this call any more."""
     return not ts.who_wants and not ts.waiters
+
+
+def _is_choosy(ts: TaskState) -> bool:
+    """Return whether a call requires more than its pool."""
+    return bool(
+        ts.worker_restrictions
+        or ts.host_restrictions
+        or ts.resource_restrictions
+        or ts.loose_restrictions
+    )
 
 
 def _needs(

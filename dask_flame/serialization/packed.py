@@ -12,13 +12,17 @@ import asyncio
 import contextlib
 import contextvars
 import pickle
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
+import cloudpickle
 from dask.utils import funcname
 from distributed.protocol import pickle as dask_pickle
 
+from dask_flame.core.by_value import is_sent_by_value
+from dask_flame.core.distributed_internals import Task
 from dask_flame.errors import CallFailed
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, text_of
 from dask_flame.serialization.opaque import is_coroutine_function
@@ -114,12 +118,31 @@ class PackedTask:
         """Pickle a task; if that fails, return a task that raises the error when it runs."""
         try:
             buffers: list[pickle.PickleBuffer] = []
-            pickled = dask_pickle.dumps(task, buffer_callback=buffers.append)
+            pickled = _pickled_with_known(task)
+            if pickled is None:
+                pickled = dask_pickle.dumps(task, buffer_callback=buffers.append)
             is_coro = task.is_coro or is_coroutine_function(getattr(task, "func", None))
             return cls(pickled, buffers, bool(is_coro), version)
         except Exception as error:
             said = CallFailed(_UNSENDABLE + text_of(error))
             return cls(pickle.dumps(_Refused(said)))
+
+    @property
+    def plain(self) -> tuple[bytes, bool, str | None] | None:
+        """The same as plain values for a message; None if it has buffers.
+
+        A message to a runner with an object to unpickle has a frame of its own for it, which takes
+        both sides as long as the pickling of the task.
+        """
+        return None if self._buffers else (self._pickled, self.is_coro, self.version)
+
+    @classmethod
+    def of(cls, told: Any) -> Any:
+        """Return the task of a message: of `plain` values, or as it is."""
+        if isinstance(told, list | tuple):
+            pickled, is_coro, version = told
+            return cls(pickled, (), is_coro, version)
+        return told
 
     @property
     def opened(self) -> Any:
@@ -211,6 +234,57 @@ class PackedTask:
             return PackedTask.pack(self._task, self.version).__reduce_ex__(protocol)
         buffers = [pickle.PickleBuffer(buffer) for buffer in self._buffers]
         return PackedTask, (self._pickled, buffers, self.is_coro, self.version)
+
+
+#: The pickles of functions that are sent by value.
+_functions: weakref.WeakKeyDictionary[FunctionType, bytes] = weakref.WeakKeyDictionary()
+#: Maximum bytes of such a pickle.
+_MOST = 100_000
+#: Types of arguments that a function cannot share with its closure or its globals.
+_IMMUTABLE = frozenset({str, bytes, bool, int, float, type(None)})
+
+
+def _pickled_with_known(task: Any) -> bytes | None:
+    """Return the pickle of a task with a function that is sent by value, which is pickled once.
+
+    Tasks of a ``client.map`` have the same function. It is a copy that the scheduler has unpickled,
+    and that nothing there changes.
+
+    Returns
+    -------
+    bytes or None
+        None for any other task, and if an argument could refer to what the function refers to.
+    """
+    if type(task) is not Task or type(function := task.func) is not FunctionType:
+        return None
+    if not is_sent_by_value(function):
+        return None
+    if not all(type(value) in _IMMUTABLE for value in (*task.args, *task.kwargs.values())):
+        return None
+    if (known := _functions.get(function)) is None:
+        buffers: list[pickle.PickleBuffer] = []
+        known = cloudpickle.dumps(function, buffer_callback=buffers.append)
+        if buffers or len(known) > _MOST:
+            return None
+        _functions[function] = known
+    parts = known, task.key, task.args, task.kwargs, task.data_producer
+    return pickle.dumps(_Rebuilt(parts), pickle.HIGHEST_PROTOCOL)
+
+
+class _Rebuilt:
+    """Unpickles as a task, from the pickle of its function and the other parts."""
+
+    def __init__(self, parts: tuple[Any, ...]) -> None:
+        self._parts = parts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, self._parts
+
+
+def _rebuild(
+    function: bytes, key: Any, args: tuple[Any, ...], kwargs: dict[str, Any], data_producer: bool
+) -> Task:
+    return Task(key, pickle.loads(function), *args, _data_producer=data_producer, **kwargs)
 
 
 class _Refused:

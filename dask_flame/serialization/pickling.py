@@ -12,7 +12,7 @@ from typing import Any
 import cloudpickle
 from distributed.protocol import pickle as dask_pickle
 
-from dask_flame.core.by_value import send_by_value
+from dask_flame.core.by_value import is_sent_by_value, send_by_value
 from dask_flame.core.distributed_internals import function_called, offload_executor, replace
 from dask_flame.serialization.failures import Interrupted, answer_always, text_of
 from dask_flame.serialization.opaque import dumps_opaquely
@@ -88,8 +88,7 @@ def _at_first_try(
     called = function_called(value)
     if type(called) is not FunctionType:
         return None
-    by_value = cloudpickle.list_registry_pickle_by_value()
-    if called.__module__ != "__main__" and called.__module__ not in by_value:
+    if not is_sent_by_value(called):
         return None
     buffers: list[pickle.PickleBuffer] = []
     callback = None if buffer_callback is None else buffers.append

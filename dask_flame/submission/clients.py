@@ -78,7 +78,8 @@ def _describe_with_calls() -> None:
         if found is None or known is None:
             return submit(self, expr, *args, **kwargs)
         try:
-            known.keys.check(found, self.futures, _code_version(self))
+            if found.own_keys:
+                known.keys.check(found, self.futures, _code_version(self))
             told = described(found)
             known.add(told)
         except UserWarning:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
+import msgpack
+import numpy
 import pytest
+from dask._task_spec import Task
 from distributed import Client, SchedulerPlugin, WorkerPlugin, get_worker
+from distributed.protocol import ToPickle
 
 import dask_flame
 from dask_flame import FlameCluster
@@ -378,6 +385,76 @@ def test_what_cannot_be_packed_says_so_where_it_runs() -> None:
     packed = PackedTask.pack(Task())
     with pytest.raises(CallFailed, match="cannot be pickled: TypeError: not this one"):
         packed({})
+
+
+def test_a_call_travels_as_plain_values_unless_it_has_buffers() -> None:
+    packed = PackedTask.pack(Task("key", sum, [1, 2]), "v")
+    read = PackedTask.of(msgpack.loads(msgpack.dumps(packed.plain), use_list=False))
+    assert (read({}), read.version, read.is_coro) == (3, "v", False)
+    assert PackedTask(b"", [bytearray(b"large")]).plain is None
+    assert PackedTask.of(packed) is packed
+
+
+def test_runners_are_sent_plain_values(flame: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster, client = flame(max=1)
+    scheduler: Any = cluster.scheduler
+    sent: list[dict[str, Any]] = []
+    message_of = scheduler._task_to_msg
+
+    def noted(ts: Any) -> dict[str, Any]:
+        sent.append(message_of(ts))
+        return sent[-1]
+
+    monkeypatch.setattr(scheduler, "_task_to_msg", noted)
+    assert client.submit(sum, [1, 2]).result(timeout=60) == 3
+    assert client.submit(numpy.size, numpy.ones(10_000)).result(timeout=60) == 10_000
+    assert [type(message["run_spec"]) for message in sent] == [tuple, ToPickle]
+
+
+def of_main(code: str) -> Any:
+    """Return the function `f` of this code, as one of a notebook."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(code, namespace)
+    return namespace["f"]
+
+
+def read(packed: PackedTask) -> PackedTask:
+    found: PackedTask = pickle.loads(pickle.dumps(packed))
+    return found
+
+
+def test_a_function_of_a_notebook_is_pickled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    function = of_main("def f(x, *, y=0):\n    return x + y")
+    pickled: list[Any] = []
+    dumps = cloudpickle.dumps
+
+    def noted(value: Any, *args: Any, **kwargs: Any) -> bytes:
+        pickled.append(value)
+        return dumps(value, *args, **kwargs)
+
+    monkeypatch.setattr(cloudpickle, "dumps", noted)
+    packed = [PackedTask.pack(Task(f"f-{x}", function, x, y=2), "v") for x in range(3)]
+    assert pickled == [function]
+    calls = list(map(read, packed))
+    assert [call({}) for call in calls] == [2, 3, 4]
+    assert [call.opened.key for call in calls] == ["f-0", "f-1", "f-2"]
+    assert calls[0].version == "v"
+    assert calls[0].opened.func is not calls[1].opened.func
+
+
+def test_a_function_and_its_argument_may_share_an_object() -> None:
+    function = of_main("kept = []\ndef f(x):\n    return x is kept")
+    assert read(PackedTask.pack(Task("f", function, 1)))({}) is False
+    assert read(PackedTask.pack(Task("f", function, function.__globals__["kept"])))({}) is True
+
+
+def test_a_function_that_has_gone_is_not_kept() -> None:
+    function = of_main("def f():\n    pass")
+    PackedTask.pack(Task("f", function))
+    gone = weakref.ref(function)
+    function.__globals__.clear()
+    del function
+    assert gone() is None
 
 
 async def exits_beside() -> str:

@@ -32,6 +32,8 @@ from dask_flame.serialization.failures import without_own_frames
 _MAX_TEXT = 300
 #: States of Dask's tasks in which a call that is submitted again does not begin again.
 _PRESENT: dict[str, State] = {"memory": "done", "erred": "failed", "processing": "running"}
+#: States that say nothing of a call, unless it was running before.
+_UNDECIDED = frozenset({"released", "waiting", "queued", "no-worker"})
 
 logger = logging.getLogger("dask_flame")
 
@@ -212,8 +214,11 @@ class Reports(SchedulerPlugin):
         stimulus_id: str,
         **kwargs: Any,
     ) -> None:
-        if self._stops:
+        # This runs for each step of each task.
+        if self._stops is not None and self._stops.wanted:
             self._stops.transition(key, finish)
+        if finish in _UNDECIDED and start != "processing":
+            return
         # The fast tests come first: most tasks are neither of a run nor do they report.
         reports, in_run = key in self.store, key in self._book
         if not reports and not in_run:

@@ -31,20 +31,25 @@ class CallStops:
     Parameters
     ----------
     scheduler : Scheduler
+
+    Attributes
+    ----------
+    wanted : dict
+        How reports tell each of these calls; see :meth:`stop`.
     """
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._wanted: dict[Key, str] = {}
+        self.wanted: dict[Key, str] = {}
         scheduler.handlers[STOP] = self.stop
 
     def __bool__(self) -> bool:
-        return bool(self._wanted)
+        return bool(self.wanted)
 
     def close(self) -> None:
         """Accept no more stops."""
         self._scheduler.handlers.pop(STOP, None)
-        self._wanted.clear()
+        self.wanted.clear()
 
     def stop(self, keys: Iterable[Key], how: str, client: str = "") -> bool:
         """Stop calls; the tasks of those that have just been submitted may arrive later.
@@ -68,20 +73,20 @@ class CallStops:
             ts = self._scheduler.tasks.get(key)
             if ts is not None and ts.state in _ENDED:
                 continue
-            self._wanted.pop(key, None)
-            self._wanted[key] = how
+            self.wanted.pop(key, None)
+            self.wanted[key] = how
             if ts is not None:
                 self._apply(ts)
-        while len(self._wanted) > _MOST:
-            del self._wanted[next(iter(self._wanted))]
+        while len(self.wanted) > _MOST:
+            del self.wanted[next(iter(self.wanted))]
         return True
 
     def transition(self, key: Key, state: str) -> None:
         """Note that a task has reached this state."""
-        if key not in self._wanted:
+        if key not in self.wanted:
             return
         if state in _ENDED:
-            del self._wanted[key]
+            del self.wanted[key]
         elif state == "processing" or state in _WAITING:
             # Not here, in the middle of a transition.
             self._scheduler.loop.add_callback(self.again, key)
@@ -89,7 +94,7 @@ class CallStops:
     def again(self, key: Key) -> None:
         """Stop a call again, if it is to be stopped: it may have moved to another runner."""
         ts = self._scheduler.tasks.get(key)
-        if key in self._wanted and ts is not None:
+        if key in self.wanted and ts is not None:
             self._apply(ts)
 
     def _apply(self, ts: TaskState) -> None:
@@ -98,11 +103,11 @@ class CallStops:
         if ts.state in _WAITING:
             self._fail(ts.key)
         elif ts.state == "processing" and ts.processing_on is not None:
-            message = {"op": STOP, "key": ts.key, "run_id": ts.run_id, "how": self._wanted[ts.key]}
+            message = {"op": STOP, "key": ts.key, "run_id": ts.run_id, "how": self.wanted[ts.key]}
             self._scheduler.worker_send(ts.processing_on.address, message)
 
     def _fail(self, key: Key) -> None:
-        _, _, why = self._wanted[key].partition(" ")
+        _, _, why = self.wanted[key].partition(" ")
         error = CallStopped(
             f"{key} was stopped by dask_flame.stop() before it began{': ' * bool(why)}{why}"
         )
