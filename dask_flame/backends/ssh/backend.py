@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -35,6 +36,8 @@ logger = logging.getLogger("dask_flame")
 #: Seconds between two looks at what others have taken, while runners wait for room.
 _LOOK_EVERY = 2.0
 _CLOSED = "the cluster was closed"
+#: How much of a host is taken, in a reason; a change of the number alone is no news.
+_COUNT = re.compile(r"\b[\d.]+ of [\d.]+ ")
 
 
 @dataclass
@@ -45,6 +48,7 @@ class _Runner:
     asked: float
     machine: Machine | None = None  # None while it waits for room
     ending: bool = False
+    queued: bool = False  # it waits for room
     said: str = ""  # why it waits
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -279,9 +283,21 @@ class SshBackend(Backend):
             self._over(spec.name, f"{why}; relevant settings: hosts", no_capacity=True)
         elif full and self._has_others(spec):
             self._over(spec.name, why, no_room=True)
-        elif why != runner.said:
-            runner.said = why
-            self.trouble(spec.name, why)
+        else:
+            # What others have taken is given back one day; a host that is away may never return.
+            self._queue(runner, waits=bool(places) and not why_never(spec, places))
+            if (said := _COUNT.sub("", why)) != runner.said:
+                runner.said = said
+                self.trouble(spec.name, f"it waits: {why}")
+
+    def _queue(self, runner: _Runner, *, waits: bool) -> None:
+        """Say that a runner waits its turn, which takes none of its ``boot_timeout``, or not."""
+        if waits == runner.queued:
+            return
+        runner.queued = waits
+        name = runner.spec.name
+        (self.queued if waits else self.started)(name)
+        self.progress(name, "queued" if waits else "started")
 
     def _has_others(self, spec: RunnerSpec) -> bool:
         """Return whether the pool of a runner has another one, whose end makes room."""
@@ -300,6 +316,7 @@ class SshBackend(Backend):
         machine.announce(kind)
         machine.take(spec.name, wants)
         runner.machine = machine
+        self._queue(runner, waits=False)
         forwards = self._machines.forwards
         config = launch_config(
             spec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 
 import dask
@@ -130,3 +131,30 @@ def test_two_clusters_never_have_the_same_gpu(hosts: SshHosts, flame: Make) -> N
     wait(calls)
     assert {call.result() for call in calls} == {"0", "1"}
     folder.rmdir()
+
+
+def test_a_runner_waits_for_room_on_full_hosts_for_longer_than_a_boot_may_take(
+    hosts: SshHosts, flame: Make
+) -> None:
+    given = shares("gpu1", "gpu2")
+    _, other = flame(backend="ssh", hosts=given, max=2, name="other", idle_timeout="1s")
+    calls = [other.submit(held, "other", n, pure=False) for n in range(2)]
+    assert all(runs(other, "other", n) for n in range(2))
+    cluster, client = flame(backend="ssh", hosts=given, max=1, boot_timeout="5m")
+    future = client.submit(abs, -1, pure=False)
+    full = "it waits: all hosts are full: gpu1: 1 of 1 slots are taken; gpu2: 1 of 1 slots are"
+    wait_for(lambda: full in repr(cluster.events), what="a reason")
+    # Only while it waits, because to start may take longer here.
+    cluster.resize(boot_timeout="1s")
+    later = time.monotonic() + 4
+    wait_for(lambda: time.monotonic() > later, what="its time would be over")
+    assert cluster.runners["runner-1"].phase.value == "booting"
+    assert [boot.trouble for boot in cluster.boots][0].startswith("it waits: all hosts are full")
+    cluster.resize(boot_timeout="5m")
+    release(other, "other")
+    wait(calls)
+    assert future.result() == 1
+    (boot,) = cluster.boots
+    assert list(boot.phases)[:3] == ["accepted", "queued", "started"]
+    assert boot.phases["started"] > 4
+    assert [event.kind for event in cluster.events].count("boot") == 1
