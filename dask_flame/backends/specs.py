@@ -212,6 +212,21 @@ class SchedulerSpec:
     connection: ConnectionInfo | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class MostRunners:
+    """How many runners of a pool a substrate holds, if it has room for no other ones.
+
+    Attributes
+    ----------
+    number : int
+    why : str
+        Where the number comes from, in a few words: ``"gpu1 holds 4, gpu2 holds 2"``.
+    """
+
+    number: int
+    why: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """A report that a runner has ended.
@@ -267,6 +282,8 @@ class BackendContext:
         :meth:`Backend.queued` and :meth:`Backend.started`.
     stopped : callable
         Called with a reason; see :meth:`Backend.stopped`.
+    most_changed : callable
+        Called without arguments; see :meth:`Backend.most_changed`.
     scheduler : {"auto", "driver", "pod"}
         The user's choice of a place for the scheduler.
     places : mapping of str to str
@@ -287,6 +304,7 @@ class BackendContext:
     trouble: Callable[[str, str], None] = _unheard
     queued: Callable[[str, bool], None] = _unheard
     stopped: Callable[[str], None] = _unheard
+    most_changed: Callable[[], None] = _unheard
     scheduler: str = "auto"
     places: Mapping[str, str] = field(default_factory=dict)
     disconnect_grace: float | None = None

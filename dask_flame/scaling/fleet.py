@@ -297,6 +297,19 @@ class Fleet:
         self._resting = False
         self._taken_back = math.inf  # release all that the old policy asked for
 
+    def hold(self, number: int, why: str) -> bool:
+        """Bound a pool whose ``max`` the user has not named; return whether that is a change.
+
+        Parameters
+        ----------
+        number : int
+            The number of runners that the substrate holds.
+        why : str
+            Where the number comes from.
+        """
+        before, self.pool = self.pool, self.pool.holding(number, why)
+        return before.max != self.pool.max
+
     def fix(self) -> int:
         """Keep the present number of runners until :meth:`resize`; return it."""
         if self.fixed is None:
@@ -373,7 +386,8 @@ class Fleet:
                 f"adapt(...).stop() keeps {most}; write cluster.adapt() to follow demand again, or "
                 "cluster.scale(n)"
             )
-        return pool.max, f"max={pool.max}; write cluster.resize(max=…)"
+        why = f" ({pool.max_from})" if pool.max_from else ""
+        return pool.max, f"max={pool.max}{why}; write cluster.resize(max=…)"
 
     @property
     def _alive(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from distributed.comm.addressing import unparse_host_port
 
 from dask_flame.backends.base import Backend
-from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
+from dask_flame.backends.specs import BackendContext, Ended, MostRunners, RunnerSpec
 from dask_flame.backends.ssh import comm
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.launch import Kinds, launch_config, need, shown
@@ -22,7 +22,7 @@ from dask_flame.backends.ssh.machine import Machine
 from dask_flame.backends.ssh.machines import Machines
 from dask_flame.backends.ssh.options import SshOptions
 from dask_flame.backends.ssh.output import Output
-from dask_flame.backends.ssh.placement import choose, why_full, why_never
+from dask_flame.backends.ssh.placement import choose, most, why_full, why_never
 from dask_flame.backends.ssh.reach import own_address
 from dask_flame.backends.ssh.routes import DRIVER
 from dask_flame.core.backend_options import BackendOptions
@@ -73,7 +73,7 @@ class SshBackend(Backend):
         # Clusters may have the same name; the random part keeps their processes apart.
         self._mark = f"{context.cluster}-{secrets.token_hex(4)}"
         self._machines = Machines(
-            self._mark, self._heard, self._lost, self._place_all, self._hosts_trouble
+            self._mark, self._heard, self._lost, self._hosts_changed, self._hosts_trouble
         )
         self._kinds = Kinds()
         self._kind_of: dict[str, str] = {}  # by pool
@@ -193,11 +193,16 @@ class SshBackend(Backend):
         async def connect() -> None:
             await self._machines.want(self._wanted())
             await self._machines.begin()
-            self._place_all()
+            self._hosts_changed()
 
         task = asyncio.ensure_future(connect())
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
+
+    def most_runners(self, spec: RunnerSpec) -> MostRunners:
+        machines, hosts = self._machines, self._hosts(spec)
+        away = [host.name for host in hosts if host not in machines.connected]
+        return most(spec, self._places(spec), away)
 
     # Requests of the cluster
 
@@ -263,10 +268,14 @@ class SshBackend(Backend):
         if waits and (self._looking is None or self._looking.done()):
             self._looking = asyncio.ensure_future(self._look())
 
+    def _places(self, spec: RunnerSpec) -> Sequence[Machine]:
+        """Return the hosts of a runner's pool that are connected."""
+        there = self._machines.connected
+        return [there[host] for host in self._hosts(spec) if host in there]
+
     def _place(self, runner: _Runner) -> None:
         spec = runner.spec
-        hosts = self._hosts(spec)
-        places = [m for host in hosts if (m := self._machines.connected.get(host)) is not None]
+        hosts, places = self._hosts(spec), self._places(spec)
         machine = choose(spec, places, keep_gpus=any(other.gpus for other in self._expected))
         if isinstance(machine, Machine):
             self._boot_at(runner, machine)
@@ -334,6 +343,12 @@ class SshBackend(Backend):
                 machine.send(op="taken")
             self._place_all()
 
+    def _hosts_changed(self) -> None:
+        """Follow a change of the hosts that are connected."""
+        if self._started and self._closing is None:
+            self.most_changed()
+        self._place_all()
+
     # What hosts say
 
     def _heard(self, machine: Machine, message: dict[str, Any]) -> None:
@@ -374,7 +389,7 @@ class SshBackend(Backend):
         lost = [name for name, r in self._runners.items() if r.machine is machine]
         for name in lost:
             self._over(name, f"{machine.host.name} was lost: {why}")
-        self._place_all()
+        self._hosts_changed()
 
     def _stop(self, machine: Machine) -> None:
         if not self._why_stopped:

@@ -10,6 +10,7 @@ import dask
 import pytest
 from distributed import wait
 
+from dask_flame import Pool, PoolError
 from tests.backends.ssh.hosts.calls import Make, alone, held, named, release, runs, shares
 from tests.support.ssh_host_common import Host
 from tests.support.ssh_host_namespaces import NamespaceHost
@@ -158,3 +159,33 @@ def test_a_runner_waits_for_room_on_full_hosts_for_longer_than_a_boot_may_take(
     assert list(boot.phases)[:3] == ["accepted", "queued", "started"]
     assert boot.phases["started"] > 4
     assert [event.kind for event in cluster.events].count("boot") == 1
+
+
+def test_without_max_there_are_as_many_runners_as_the_hosts_hold(
+    hosts: SshHosts, flame: Make
+) -> None:
+    given = [{"host": "gpu1", "slots": 3}, {"host": "gpu2", "cpus": 4}, *shares("gpu3")]
+    pools = {
+        "cpu": Pool(hosts=given),
+        "wide": Pool(hosts=given, concurrency=2),
+        "few": Pool(hosts=given, max=2),
+    }
+    cluster, client = flame(backend="ssh", pools=pools, reach="forward")
+    # 3 slots, 4 cores and a slot; four cores have room for two runners of two calls each.
+    assert [pool.max for pool in cluster.pools.values()] == [8, 6, 2]
+    said = "gpu1 holds 3, gpu2 holds 4, gpu3 holds 1"
+    assert f"max=8, which was not written: {said}" in repr(cluster.events)
+    assert "cpu: none of 0..8, concurrency=1" in repr(cluster)
+    with pytest.raises(PoolError, match=f"max=8 \\({said}\\); write cluster.resize"):
+        client.cluster.wait_for_workers(9, pool="cpu")
+    hosts["gpu1"].kill()
+    wait_for(lambda: cluster.pools["cpu"].max == 5, what="gpu1 does not count")
+    assert "gpu2 holds 4, gpu3 holds 1, gpu1 is away" in repr(cluster.events)
+    hosts.restore()
+    wait_for(lambda: cluster.pools["cpu"].max == 8, 240, what="gpu1 counts again")
+    cluster.resize("cpu", hosts=["gpu3"])
+    wait_for(lambda: cluster.pools["cpu"].max != 8, what="other hosts count")
+    cluster.resize("cpu", max=3)
+    hosts["gpu1"].kill()
+    wait_for(lambda: cluster.pools["wide"].max == 3, what="gpu1 does not count")
+    assert [pool.max for pool in cluster.pools.values()] == [3, 3, 2]
