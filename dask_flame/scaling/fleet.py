@@ -54,6 +54,8 @@ class Fleet:
     Attributes
     ----------
     kinds : KindChoice
+    turns : int
+        How often a runner was queued, or its turn came: only then does it cost.
 
     Notes
     -----
@@ -86,6 +88,7 @@ class Fleet:
         self.index = RunnerIndex()
         self.suspended = ""  # reason to have no runners at all
         self.exhausted = ""  # reason to pay for nothing but the running calls
+        self.turns = 0
         self.fixed: int | None = None  # number of runners to keep, whatever the demand
         self.failures = 0
         self._prefix = prefix
@@ -117,15 +120,18 @@ class Fleet:
         """
         if self.index.phase(name) is Phase.BOOTING:
             self.index.queue(name)
+            self.turns += 1
 
     def started(self, name: str, now: float) -> None:
         """Record that a queued runner's turn has come."""
         if self.index.phase(name) is Phase.BOOTING and self.members[name].queued:
             self.index.time_boot(name, now)
+            self.turns += 1
 
     def registered(self, name: str, now: float) -> None:
         """Record that a runner registered and can take calls."""
         if self.index.phase(name) is Phase.BOOTING:
+            self.started(name, now)  # a backend need not say so of one that registers
             self.index.ready(name, now)
             member = self.members[name]
             self._seen.booted(now - member.asked)

@@ -150,7 +150,7 @@ def test_a_runner_waits_for_room_on_full_hosts_for_longer_than_a_boot_may_take(
     later = time.monotonic() + 4
     wait_for(lambda: time.monotonic() > later, what="its time would be over")
     assert cluster.runners["runner-1"].phase.value == "booting"
-    assert [boot.trouble for boot in cluster.boots][0].startswith("it waits: all hosts are full")
+    assert cluster.boots[0].trouble.startswith("it waits: all hosts are full")
     cluster.resize(boot_timeout="5m")
     release(other, "other")
     wait(calls)
