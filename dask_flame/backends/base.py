@@ -281,9 +281,10 @@ class Backend(SchedulerPlacement, ABC):
         """Report that a runner waits its turn; for a backend to call, on the event loop.
 
         This is optional. It is for a substrate with a queue, where it is usual to wait, maybe for
-        hours, and where to ask again would be to queue up again: not for one that has no room. A
-        queued runner's ``boot_timeout`` does not run. It counts as requested, and is ended if it is
-        no longer needed. What it waits for is said by :meth:`trouble`.
+        hours, and where to ask again would be to queue up again; and for one of a known size whose
+        room others have taken: not for one that may never have room. A queued runner's
+        ``boot_timeout`` does not run, and it costs nothing. It counts as requested, and is ended if
+        it is no longer needed. What it waits for is said by :meth:`trouble`.
 
         Call this as soon as the substrate has accepted the request, and :meth:`started` when the
         turn has come, which the backend must get to know. A runner that registers, or has ended, is

@@ -82,6 +82,9 @@ class RunnerSpec:
         Seconds after which the substrate counts as having none of this kind if it has only said so
         since, without refusing the request. The backend then gives the boot up, with
         ``Ended(no_capacity=True)``. None: the pool has no other kind, so that the runner waits.
+    last_kind : bool
+        Whether it is the last of the pool's kinds. A substrate with a queue then ignores
+        `capacity_wait`, and the runner keeps its place; see :meth:`Backend.queued`.
     packages : Packages
         Packages to compare and to install, see
         :class:`dask_flame.core.launch_config.Packages`. May hold credentials in URLs.
@@ -111,6 +114,7 @@ class RunnerSpec:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kind: str = ""
     capacity_wait: float | None = None
+    last_kind: bool = False
     packages: Packages = field(default_factory=_no_packages, repr=False)
 
     @property
