@@ -12,7 +12,7 @@ from dask_flame.driver.fleets import PoolFleets
 
 
 def follow(fleets: PoolFleets, backend: Backend, specs: Iterable[RunnerSpec]) -> dict[str, Pool]:
-    """Bound such pools; return those whose ``max`` has changed, by name.
+    """Bound such pools; return those whose ``max`` or its origin has changed, by name.
 
     Parameters
     ----------

@@ -192,7 +192,7 @@ class HostedCluster(PoolsApi):
     def _follow_most(self) -> None:
         """Let pools without a ``max`` of the user's be as large as the backend can hold."""
         for pool, policy in follow(self.fleets, self.backend, self._expected()).items():
-            text = f"max={policy.max}, which was not written: {policy.max_from}"
+            text = f"max={policy.max} by default: {policy.max_from}"
             if self._host is None or self._adaptive is None:
                 self._history.journal.note("policy", text, pool=pool)
             else:

@@ -314,7 +314,7 @@ class Fleet:
             Where the number comes from.
         """
         before, self.pool = self.pool, self.pool.holding(number, why)
-        return before.max != self.pool.max
+        return (before.max, before.max_from) != (self.pool.max, self.pool.max_from)
 
     def fix(self) -> int:
         """Keep the present number of runners until :meth:`resize`; return it."""

@@ -31,10 +31,11 @@ def test_pools_without_max_follow_the_backend() -> None:
     pools = {"one": Pool(), "two": Pool(max=3), "three": Pool(min=0, concurrency=2)}
     with FlameCluster(backend=Sized, pools=pools, dashboard_address=None) as cluster:
         assert [pool.max for pool in cluster.pools.values()] == [100, 3, 100]
+        assert repr(cluster.events).count("max=100 by default: there is room for 100") == 2
         cluster.loop.add_callback(grow, cluster.backend, 7)
         wait_for(lambda: [pool.max for pool in cluster.pools.values()] == [7, 3, 7])
         wait_for(
-            lambda: "max=7, which was not written: there is room for 7" in repr(cluster.events)
+            lambda: "max=7 by default: there is room for 7" in repr(cluster.events)
         )
         cluster.resize("three", max=5)
         cluster.loop.add_callback(grow, cluster.backend, 9)

@@ -293,7 +293,7 @@ def test_fewer_runners_have_room_than_before() -> None:
     assert fleet.hold(3, "gpu1 holds 3, gpu2 is away")
     decision = fleet.decide(5, 9)
     assert (decision.boot, decision.retire) == (None, ())
-    assert not fleet.hold(3, "gpu1 holds 3")
+    assert not fleet.hold(3, "gpu1 holds 3, gpu2 is away")
     assert fleet.hold(5, "gpu1 holds 3, gpu2 holds 2")
     boots = fleet.decide(6, 9).boot
     assert boots is not None

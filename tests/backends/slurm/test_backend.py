@@ -196,15 +196,18 @@ async def test_a_job_may_wait_in_the_queue_for_longer_than_a_boot_may_take(
             await until(lambda: time.monotonic() > later, what="its time would be over")
             assert [line for line in slurm.jobs() if line.endswith("PENDING")]
             assert cluster.runners["runner-1"].phase.value == "booting"
+            assert cluster.cost().runner_seconds == 0
             cluster.resize(boot_timeout="5m")
             slurm.command("scancel", *others)
             assert await future == 1
             (boot,) = cluster.boots
+            paid, whole = cluster.cost().runner_seconds, time.time() - boot.at
             events = [event.kind for event in cluster.events]
     finally:
         slurm.command("scancel", *others)
     assert boot.name == "runner-1"
     assert boot.phases["started"] > 4
+    assert 0 < paid <= whole - 4
     assert events.count("boot") == 1
 
 

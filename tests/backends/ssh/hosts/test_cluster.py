@@ -174,7 +174,7 @@ def test_without_max_there_are_as_many_runners_as_the_hosts_hold(
     # 3 slots, 4 cores and a slot; four cores have room for two runners of two calls each.
     assert [pool.max for pool in cluster.pools.values()] == [8, 6, 2]
     said = "gpu1 holds 3, gpu2 holds 4, gpu3 holds 1"
-    assert f"max=8, which was not written: {said}" in repr(cluster.events)
+    assert f"max=8 by default: {said}" in repr(cluster.events)
     assert "cpu: none of 0..8, concurrency=1" in repr(cluster)
     with pytest.raises(PoolError, match=f"max=8 \\({said}\\); write cluster.resize"):
         client.cluster.wait_for_workers(9, pool="cpu")
