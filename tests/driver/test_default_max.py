@@ -34,9 +34,7 @@ def test_pools_without_max_follow_the_backend() -> None:
         assert repr(cluster.events).count("max=100 by default: there is room for 100") == 2
         cluster.loop.add_callback(grow, cluster.backend, 7)
         wait_for(lambda: [pool.max for pool in cluster.pools.values()] == [7, 3, 7])
-        wait_for(
-            lambda: "max=7 by default: there is room for 7" in repr(cluster.events)
-        )
+        wait_for(lambda: "max=7 by default: there is room for 7" in repr(cluster.events))
         cluster.resize("three", max=5)
         cluster.loop.add_callback(grow, cluster.backend, 9)
         wait_for(lambda: [pool.max for pool in cluster.pools.values()] == [9, 3, 5])
