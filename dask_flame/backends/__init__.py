@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dask_flame.backends.registry import made as made
     from dask_flame.backends.specs import BackendContext as BackendContext
     from dask_flame.backends.specs import Ended as Ended
+    from dask_flame.backends.specs import MostRunners as MostRunners
     from dask_flame.backends.specs import RunnerSpec as RunnerSpec
     from dask_flame.backends.specs import SchedulerSpec as SchedulerSpec
 
@@ -26,6 +27,7 @@ __all__ = [
     "BackendContext",
     "BackendOptions",
     "Ended",
+    "MostRunners",
     "Option",
     "RunnerCommand",
     "RunnerSpec",
@@ -44,6 +46,7 @@ __getattr__, __dir__ = attach(
         "BackendContext": "dask_flame.backends.specs",
         "BackendOptions": "dask_flame.backends.options",
         "Ended": "dask_flame.backends.specs",
+        "MostRunners": "dask_flame.backends.specs",
         "Option": "dask_flame.backends.options",
         "RunnerCommand": "dask_flame.backends.command",
         "RunnerSpec": "dask_flame.backends.specs",

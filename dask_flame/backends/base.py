@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dask_flame.backends.scheduler_placement import SchedulerPlacement
-from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
+from dask_flame.backends.specs import BackendContext, Ended, MostRunners, RunnerSpec
 from dask_flame.comm.addresses import HOST, SCHEME, new_socket_in
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.option_checks import GRACE
@@ -107,6 +107,24 @@ class Backend(SchedulerPlacement, ABC):
         ------
         BackendError
             If such a runner would be impossible.
+        """
+
+    def most_runners(self, spec: RunnerSpec) -> MostRunners | None:
+        """Return how many runners like this one the substrate holds, if nobody else has any.
+
+        This is optional, for a substrate of a known size. A pool of which the user has not written
+        ``max`` then has this bound; otherwise it is the number of the driver's cores. It is asked
+        after :meth:`start`, and after each :meth:`most_changed`.
+
+        Parameters
+        ----------
+        spec : RunnerSpec
+            A runner of the pool, as for :meth:`expect`.
+
+        Returns
+        -------
+        MostRunners or None
+            None if it is not known, or has no limit.
         """
 
     @abstractmethod
@@ -263,9 +281,10 @@ class Backend(SchedulerPlacement, ABC):
         """Report that a runner waits its turn; for a backend to call, on the event loop.
 
         This is optional. It is for a substrate with a queue, where it is usual to wait, maybe for
-        hours, and where to ask again would be to queue up again: not for one that has no room. A
-        queued runner's ``boot_timeout`` does not run. It counts as requested, and is ended if it is
-        no longer needed. What it waits for is said by :meth:`trouble`.
+        hours, and where to ask again would be to queue up again; and for one of a known size whose
+        room others have taken: not for one that may never have room. A queued runner's
+        ``boot_timeout`` does not run, and it costs nothing. It counts as requested, and is ended if
+        it is no longer needed. What it waits for is said by :meth:`trouble`.
 
         Call this as soon as the substrate has accepted the request, and :meth:`started` when the
         turn has come, which the backend must get to know. A runner that registers, or has ended, is
@@ -289,6 +308,13 @@ class Backend(SchedulerPlacement, ABC):
             The name of a runner that was reported as :meth:`queued`.
         """
         self.context.queued(name, False)
+
+    def most_changed(self) -> None:
+        """Report that :meth:`most_runners` has changed; for a backend to call, on the event loop.
+
+        Report the ends of runners that are lost with what held them before.
+        """
+        self.context.most_changed()
 
     def stopped(self, why: str) -> None:
         """Report that this cluster was stopped; for a backend to call, on the event loop.

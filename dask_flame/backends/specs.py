@@ -82,6 +82,9 @@ class RunnerSpec:
         Seconds after which the substrate counts as having none of this kind if it has only said so
         since, without refusing the request. The backend then gives the boot up, with
         ``Ended(no_capacity=True)``. None: the pool has no other kind, so that the runner waits.
+    last_kind : bool
+        Whether it is the last of the pool's kinds. A substrate with a queue then ignores
+        `capacity_wait`, and the runner keeps its place; see :meth:`Backend.queued`.
     packages : Packages
         Packages to compare and to install, see
         :class:`dask_flame.core.launch_config.Packages`. May hold credentials in URLs.
@@ -111,6 +114,7 @@ class RunnerSpec:
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     kind: str = ""
     capacity_wait: float | None = None
+    last_kind: bool = False
     packages: Packages = field(default_factory=_no_packages, repr=False)
 
     @property
@@ -212,6 +216,21 @@ class SchedulerSpec:
     connection: ConnectionInfo | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True)
+class MostRunners:
+    """How many runners of a pool a substrate holds, if it has room for no other ones.
+
+    Attributes
+    ----------
+    number : int
+    why : str
+        Where the number comes from, in a few words: ``"gpu1 holds 4, gpu2 holds 2"``.
+    """
+
+    number: int
+    why: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ended:
     """A report that a runner has ended.
@@ -267,6 +286,8 @@ class BackendContext:
         :meth:`Backend.queued` and :meth:`Backend.started`.
     stopped : callable
         Called with a reason; see :meth:`Backend.stopped`.
+    most_changed : callable
+        Called without arguments; see :meth:`Backend.most_changed`.
     scheduler : {"auto", "driver", "pod"}
         The user's choice of a place for the scheduler.
     places : mapping of str to str
@@ -287,6 +308,7 @@ class BackendContext:
     trouble: Callable[[str, str], None] = _unheard
     queued: Callable[[str, bool], None] = _unheard
     stopped: Callable[[str], None] = _unheard
+    most_changed: Callable[[], None] = _unheard
     scheduler: str = "auto"
     places: Mapping[str, str] = field(default_factory=dict)
     disconnect_grace: float | None = None

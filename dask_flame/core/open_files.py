@@ -58,6 +58,12 @@ def check_room(runners: int) -> None:
         raise PoolError(too_many)
 
 
+def most_runners() -> int | None:
+    """Return for how many runners the limit suffices, once it is raised; None without a limit."""
+    limit = raise_limit()
+    return None if limit == resource.RLIM_INFINITY else max(1, (limit - BESIDES) // EACH)
+
+
 def why_no_room(runners: int) -> str:
     """Return why so many runners exceed the limit, and what to write; empty if they do not."""
     limit = raise_limit()

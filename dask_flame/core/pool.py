@@ -27,6 +27,7 @@ from dask_flame.core.option_checks import (
     yes_or_no,
 )
 from dask_flame.core.options import Check, Declared, Option, option
+from dask_flame.core.ranges import RUNNERS
 from dask_flame.core.setup_function import setup_function
 from dask_flame.core.variables import Secret, check_present, checked_env, checked_secrets
 from dask_flame.errors import PoolError
@@ -98,6 +99,8 @@ def _callback() -> Any:
     return option(function, "lambda pool, count: print(pool, count)", for_runners=True)
 
 
+#: Where the default of ``max`` comes from.
+_OWN_CORES = "the driver's cores"
 #: Options with variables whose values may be the driver's.
 _VARIABLES = ("env", "secrets")
 
@@ -114,9 +117,10 @@ class Pool(Declared):
     ----------
     min : int, default 0 (``flame.pool.min``)
         Runners kept at all times.
-    max : int, default: the machine's cores (``flame.pool.max``)
+    max : int, optional (``flame.pool.max``)
         Maximum number of runners, including booting ones; 10,000 or fewer. With 0, calls wait until
-        it is raised.
+        it is raised. By default, as many as the hosts hold with ``backend="ssh"``, and otherwise
+        the number of the driver's cores.
     concurrency : int, default 1 (``flame.pool.concurrency``)
         Concurrent calls on one runner: its slots.
     idle_timeout : duration or "auto", default "60s" (``flame.pool.idle-timeout``)
@@ -227,6 +231,9 @@ class Pool(Declared):
     120.0
     """
 
+    #: Where ``max`` comes from if the user has not named it; empty if they have. It is no option.
+    max_from = ""
+
     min: int = _count(0, "2", section="pool")
     max: int = _count(
         0, "8", beside="1 or more, or 0 to let calls wait", section="pool", nullable=True
@@ -331,6 +338,7 @@ class Pool(Declared):
         values = {name: known.taken(name, given[name]) for name, known in own.items()}
         if values["max"] is None:
             values["max"] = max(CPU_COUNT, values["min"])
+            object.__setattr__(self, "max_from", _OWN_CORES)
         for name, value in values.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "options", backend_options.checked(options))
@@ -371,9 +379,28 @@ class Pool(Declared):
         """Return a copy with these options changed; they are checked as in ``Pool(...)``."""
         copy = object.__new__(Pool)
         copy._fill({f.name: getattr(self, f.name) for f in fields(self)} | changes)
+        if "max" not in changes:
+            object.__setattr__(copy, "max_from", self.max_from)
         for name in _VARIABLES:
             if name in changes:
                 check_present(name, getattr(copy, name))
+        return copy
+
+    def holding(self, number: int, why: str) -> Pool:
+        """Return a copy whose ``max`` is what there is room for, if the user has not named it.
+
+        Parameters
+        ----------
+        number : int
+            The number of runners. Nothing is below ``min``, and at least one runner may be
+            requested, so that calls are told for what they wait.
+        why : str
+            Where the number comes from.
+        """
+        if not self.max_from:
+            return self
+        copy = self.replace(max=min(max(number, self.min, 1), RUNNERS))
+        object.__setattr__(copy, "max_from", why)
         return copy
 
     def said(self, names: Iterable[str]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class BudgetWatch:
         self._history = history
         self._scheduler = scheduler
         self._last: Spending | None = None
-        self._of: Hashable = None  # numbers of runners and the policies that `_last` was made with
+        self._of: Hashable = None  # numbers of runners and the prices that `_last` was made with
         self._due: float | None = None
         self._warned: Budget | None = None  # the budget that was warned about
         self._stopped = False  # and whether an event has said that it is exhausted
@@ -142,7 +142,7 @@ class BudgetWatch:
             self._of = self._last = self._due = None
             return None
         numbers = [
-            (usage[name].boots, *usage[name].ended.values(), fleet.pool.price)
+            (usage[name].boots, *usage[name].ended.values(), fleet.turns, fleet.pool.price)
             for name, fleet in fleets
         ]
         of = (fleets.budget, *numbers)

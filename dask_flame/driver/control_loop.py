@@ -243,7 +243,9 @@ class FlameAdaptive(Adaptive):
             told = "" if crowded else f"{what.why}{how_far}{_WAITS}"
         else:
             told = self._writer.why_it_failed(pool, what, how_far, printed)
-        self._writer.ended(what, pool, kind, told, now - member.asked, kind=member.kind)
+        took = now - member.asked
+        queued = took - member.paid(now)
+        self._writer.ended(what, pool, kind, told, took, queued=queued, kind=member.kind)
         # Also after a drain, as its calls may not have finished in time.
         scheduler.runner_ended(what.name, cause + printed)
         if not self._over:

@@ -15,6 +15,7 @@ from distributed.objects import SchedulerInfo
 from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.core.distributed_internals import watch_worker_status, worker_status_lost
 from dask_flame.core.rate_limit import Limits
+from dask_flame.driver.default_max import follow
 from dask_flame.driver.hosts.base import Adopted, HostParts, SchedulerHost
 from dask_flame.driver.hosts.in_process import InProcessScheduler
 from dask_flame.driver.pools_api import PoolsApi
@@ -187,6 +188,15 @@ class HostedCluster(PoolsApi):
     def _queued(self, name: str, waits: bool) -> None:
         if self._host is not None:
             self._host.queued(name, waits=waits)
+
+    def _follow_most(self) -> None:
+        """Let pools without a ``max`` of the user's be as large as the backend can hold."""
+        for pool, policy in follow(self.fleets, self.backend, self._expected()).items():
+            text = f"max={policy.max} by default: {policy.max_from}"
+            if self._host is None or self._adaptive is None:
+                self._history.journal.note("policy", text, pool=pool)
+            else:
+                self._host.resized(pool, {"max": policy.max}, text)
 
     def _stopped(self, why: str) -> None:
         if self._host is not None:

@@ -204,7 +204,15 @@ class JournalWriter:
         )
 
     def ended(
-        self, what: Ended, pool: str, how: str, text: str, seconds: float, *, kind: str = ""
+        self,
+        what: Ended,
+        pool: str,
+        how: str,
+        text: str,
+        seconds: float,
+        *,
+        queued: float = 0.0,
+        kind: str = "",
     ) -> None:
         """Record that a runner has ended.
 
@@ -217,6 +225,8 @@ class JournalWriter:
             Text of the event. A failed boot, or one for lack of capacity, has none without text.
         seconds : float
             Seconds since the runner was requested.
+        queued : float, default 0
+            Those of them that it waited in a queue.
         kind : str, default ""
             The runner's kind.
         """
@@ -230,6 +240,7 @@ class JournalWriter:
                 how=how,
                 why=what.why,
                 seconds=seconds,
+                queued=queued,
                 late=boot is not None and boot.failed,
                 kind=kind,
                 event=event if text or not (how == "failed" or what.no_capacity) else None,

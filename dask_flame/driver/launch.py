@@ -117,6 +117,7 @@ def of_kind(spec: RunnerSpec, pool: Pool, text: str) -> RunnerSpec:
         options={**pool.options, **kind.options},
         kind=kind.text,
         capacity_wait=capacity_wait(pool) if len(kinds) > 1 else None,
+        last_kind=kind is kinds[-1],
     )
 
 

@@ -98,6 +98,7 @@ class ClusterLifecycle(HostedCluster):
             trouble=self._held_up,
             queued=self._queued,
             stopped=self._stopped,
+            most_changed=self._follow_most,
             scheduler=where,
             places=places,
             disconnect_grace=disconnect_grace,
@@ -167,6 +168,7 @@ class ClusterLifecycle(HostedCluster):
         await self._packages.prepare(self.fleets.policies)
         self.backend.expect(self._expected())
         await self.backend.start()
+        self._follow_most()
         self.disconnect_grace = self.backend.disconnect_grace
         await self._start_files()
         self._keep_runs()

@@ -48,6 +48,7 @@ class Cost:
     pool : str
     runner_seconds : float
         Seconds from the request for a runner to its end, or until now, summed over all runners.
+        Time in the queue of the substrate does not count (jobs of Slurm, full hosts of SSH).
     busy_seconds : float
         Part of `runner_seconds` in which the runner had a call.
     gpu_seconds : float

@@ -193,6 +193,8 @@ class RunnerEnded:
         Seconds since the request for it.
     event : Event or None
         None if the event of another runner covers this one.
+    queued : float
+        Those of them that it waited in the queue of its substrate, which cost nothing.
     kind : str
         Its kind.
     """
@@ -203,6 +205,7 @@ class RunnerEnded:
     how: str
     why: str
     seconds: float
+    queued: float = 0.0
     kind: str = ""
     late: bool = False
     event: Event | None = None

@@ -83,7 +83,8 @@ class PoolSummary:
     fixed : int or None
         Number of runners that ``adapt(...).stop()`` keeps.
     runner_seconds : float or None
-        Seconds from the request for a runner to its end, summed over all runners; None if they are
+        Seconds from the request for a runner to its end, without its time in a queue, summed over
+        all runners; None if they are
         not counted.
     busy_seconds : float
         Part of `runner_seconds` in which the runner had a call.

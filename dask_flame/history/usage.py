@@ -37,8 +37,8 @@ class PoolUsage:
         For each phase of a boot (see :mod:`dask_flame.history.boots`), the sum of its seconds and
         the number of boots. Bounded; further names are counted as ``other``.
     runner_seconds : float
-        Seconds from the request for a runner to its end, summed over the ended ones; :meth:`paid`
-        includes the others.
+        Seconds from the request for a runner to its end, without its time in a queue, summed over
+        the ended ones; :meth:`paid` includes the others.
     kind_seconds : dict of str to float
         The same by the kind of the runner.
     """
@@ -70,19 +70,20 @@ class PoolUsage:
                 self.boot_seconds += entry.seconds
             case RunnerEnded():
                 self.ended[entry.how] += 1
-                self.runner_seconds += entry.seconds
+                paid = entry.seconds - entry.queued
+                self.runner_seconds += paid
                 before = self.kind_seconds.get(entry.kind, 0.0)
-                self.kind_seconds[entry.kind] = before + entry.seconds
+                self.kind_seconds[entry.kind] = before + paid
 
     def paid(self, members: Iterable[RunnerState], now: float) -> float:
         """Return the runner-seconds of the ended runners and of these, which are running."""
-        return self.runner_seconds + sum(now - m.asked for m in members)
+        return self.runner_seconds + sum(m.paid(now) for m in members)
 
     def paid_by_kind(self, members: Iterable[RunnerState], now: float) -> dict[str, float]:
         """Return :meth:`paid` for each kind of runner."""
         paid = dict(self.kind_seconds)
         for member in members:
-            paid[member.kind] = paid.get(member.kind, 0.0) + now - member.asked
+            paid[member.kind] = paid.get(member.kind, 0.0) + member.paid(now)
         return paid
 
 

@@ -54,6 +54,8 @@ class Fleet:
     Attributes
     ----------
     kinds : KindChoice
+    turns : int
+        How often a runner was queued, or its turn came: only then does it cost.
 
     Notes
     -----
@@ -86,6 +88,7 @@ class Fleet:
         self.index = RunnerIndex()
         self.suspended = ""  # reason to have no runners at all
         self.exhausted = ""  # reason to pay for nothing but the running calls
+        self.turns = 0
         self.fixed: int | None = None  # number of runners to keep, whatever the demand
         self.failures = 0
         self._prefix = prefix
@@ -117,15 +120,18 @@ class Fleet:
         """
         if self.index.phase(name) is Phase.BOOTING:
             self.index.queue(name)
+            self.turns += 1
 
     def started(self, name: str, now: float) -> None:
         """Record that a queued runner's turn has come."""
         if self.index.phase(name) is Phase.BOOTING and self.members[name].queued:
             self.index.time_boot(name, now)
+            self.turns += 1
 
     def registered(self, name: str, now: float) -> None:
         """Record that a runner registered and can take calls."""
         if self.index.phase(name) is Phase.BOOTING:
+            self.started(name, now)  # a backend need not say so of one that registers
             self.index.ready(name, now)
             member = self.members[name]
             self._seen.booted(now - member.asked)
@@ -297,6 +303,19 @@ class Fleet:
         self._resting = False
         self._taken_back = math.inf  # release all that the old policy asked for
 
+    def hold(self, number: int, why: str) -> bool:
+        """Bound a pool whose ``max`` the user has not named; return whether that is a change.
+
+        Parameters
+        ----------
+        number : int
+            The number of runners that the substrate holds.
+        why : str
+            Where the number comes from.
+        """
+        before, self.pool = self.pool, self.pool.holding(number, why)
+        return (before.max, before.max_from) != (self.pool.max, self.pool.max_from)
+
     def fix(self) -> int:
         """Keep the present number of runners until :meth:`resize`; return it."""
         if self.fixed is None:
@@ -373,7 +392,8 @@ class Fleet:
                 f"adapt(...).stop() keeps {most}; write cluster.adapt() to follow demand again, or "
                 "cluster.scale(n)"
             )
-        return pool.max, f"max={pool.max}; write cluster.resize(max=…)"
+        why = f" ({pool.max_from})" if pool.max_from else ""
+        return pool.max, f"max={pool.max}{why}; write cluster.resize(max=…)"
 
     @property
     def _alive(self) -> int:

@@ -90,6 +90,10 @@ class RunnerState:
         """Whether it waits for its turn in the queue of its substrate."""
         return self.phase is Phase.BOOTING and self.timed_from == math.inf
 
+    def paid(self, now: float) -> float:
+        """Return the seconds that it costs so far: without its time in a queue."""
+        return max(0.0, now - self.timed_from)
+
 
 _Heap = list[tuple[float, int, RunnerState]]
 

@@ -49,9 +49,10 @@ def test_a_backend_sees_one_value() -> None:
     spec = runner_spec("one", pool, of="gpu", scheduler="tls://x:1", security=Security())
     assert spec.options == {"image": "img", "gpu_kind": "H100", "spot": True}
     assert spec.kind == "H100, spot"
-    assert spec.capacity_wait == 60
+    assert (spec.capacity_wait, spec.last_kind) == (60, False)
     other = of_kind(spec, pool, "A100, on demand")
     assert other.options == {"image": "img", "gpu_kind": "A100", "spot": False}
+    assert other.last_kind
     assert of_kind(spec, pool, "no longer there").kind == "H100, spot"
     one = runner_spec("one", Pool(spot=True), of="cpu", scheduler="", security=Security())
     assert (one.kind, one.capacity_wait) == ("spot", None)

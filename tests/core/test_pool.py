@@ -406,3 +406,21 @@ def test_idle_bounds_may_be_equal_and_the_error_says_so() -> None:
     for wrong in (("3s", "2s"), (0, 0)):
         with pytest.raises(PoolError, match="the second is above 0 and not below the first; write"):
             Pool(idle_bounds=wrong)
+
+
+def test_max_follows_what_there_is_room_for_unless_it_was_written() -> None:
+    pool = Pool(min=3)
+    assert (pool.holding(64, "h").max, pool.holding(0, "h").max, Pool().holding(0, "h").max) == (
+        64,
+        3,
+        1,
+    )
+    assert pool.holding(10**6, "h").max == 10_000
+    grown = pickle.loads(pickle.dumps(pool.holding(64, "h").replace(min=1)))
+    assert grown.holding(5, "h").max == 5
+    assert pool.replace(max=8).holding(64, "h").max == 8
+    assert Pool(max=8).holding(64, "h").max == 8
+    with dask.config.set({"flame.pool.max": 7}):
+        assert Pool().holding(64, "h").max == 7
+    # It can be left to what there is room for again.
+    assert Pool(max=8).replace(max=None).holding(64, "h").max == 64

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import dask.config
@@ -13,6 +14,8 @@ import pytest
 from distributed import Event, wait
 
 from dask_flame import BackendError, BudgetExhausted, FlameCluster, Pool, PoolError, on
+from dask_flame.backends import BackendContext, Ended, RunnerSpec
+from dask_flame.backends.local import LocalBackend
 from tests.driver.budget_calls import held, works
 from tests.support.waiting import wait_for
 
@@ -36,6 +39,52 @@ def lower(cluster: FlameCluster) -> str:
 
 def exhausted(cluster: FlameCluster) -> None:
     wait_for(lambda: any("no runner boots any more, idle" in e for e in events(cluster)))
+
+
+class Queues(LocalBackend):
+    """Local processes that wait in a queue until their turns are said to have come."""
+
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(context)
+        self.waiting: list[RunnerSpec] = []
+
+    async def boot(self, specs: Sequence[RunnerSpec]) -> None:
+        self.waiting += specs
+        for spec in specs:
+            self.queued(spec.name)
+
+    async def list(self) -> set[str]:
+        return await super().list() | {spec.name for spec in self.waiting}
+
+    async def turn(self) -> None:
+        """Boot those that wait."""
+        specs, self.waiting = self.waiting, []
+        for spec in specs:
+            self.started(spec.name)
+        await super().boot(specs)
+
+    async def close(self) -> None:
+        for spec in self.waiting:
+            self.ended(Ended(name=spec.name, why="the cluster was closed"))
+        self.waiting = []
+        await super().close()
+
+
+def test_the_time_in_a_queue_is_not_spent(flame: Any) -> None:
+    cluster, client = flame(backend=Queues, max=1, price=UNIT, budget="2 USD")
+    future = client.submit(held, "queue", pure=False)
+    wait_for(lambda: cluster.backend.waiting, what="a runner waits")
+    later = time.monotonic() + 3
+    wait_for(lambda: time.monotonic() > later, what="its time would be over")
+    assert (cluster.cost().runner_seconds, cluster.cost().budget.spent) == (0, 0)
+    assert not events(cluster)
+    client.sync(cluster.backend.turn)
+    exhausted(cluster)  # soon, or while its call runs
+    Event("queue").set()
+    wait([future])
+    wait_for(lambda: not cluster.runners)
+    whole = time.time() - cluster.boots[0].at
+    assert 2 <= cluster.cost().runner_seconds <= whole - 3
 
 
 def test_it_runs_out_while_calls_run_and_wait(flame: Any, caplog: pytest.LogCaptureFixture) -> None:

@@ -17,6 +17,7 @@ from dask_flame.history.journal import RunnerEnded
 from dask_flame.history.state import PoolSummary
 from dask_flame.history.usage import UsageByPool
 from dask_flame.scaling.budget import Spending
+from dask_flame.scaling.fleet import Fleet
 from dask_flame.scaling.runner_index import Phase, RunnerState
 from tests.support.waiting import wait_for
 
@@ -108,9 +109,43 @@ def test_usage_is_counted_by_kind() -> None:
                 at=0, pool="gpu", runner="r", how="ended", why="", seconds=seconds, kind=kind
             )
         )
-    alive = [RunnerState("s", Phase.READY, 90.0, 95.0, kind="H100")]
+    alive = [RunnerState("s", Phase.READY, 90.0, 95.0, kind="H100", timed_from=90.0)]
     assert usage["gpu"].paid_by_kind(alive, 100.0) == {"H100": 15.0, "A100": 5.0}
     assert usage["gpu"].paid(alive, 100.0) == 20.0
+
+
+@pytest.mark.unit
+def test_time_in_a_queue_costs_nothing() -> None:
+    usage = UsageByPool(["gpu"])
+    for runner, seconds, queued in (("r-1", 7200.0, 7190.0), ("r-2", 50.0, 50.0)):
+        usage.apply(
+            RunnerEnded(
+                at=0,
+                pool="gpu",
+                runner=runner,
+                how="ended",
+                why="",
+                seconds=seconds,
+                queued=queued,
+                kind="A100",
+            )
+        )
+    assert (usage["gpu"].runner_seconds, usage["gpu"].kind_seconds) == (10.0, {"A100": 10.0})
+    fleet = Fleet(Pool(max=4))
+    boots = fleet.decide(0, 4).boot
+    assert boots is not None
+    waits, begins, ready, ends = boots.names
+    for name in boots.names:
+        fleet.queued(name)
+    fleet.started(begins, 4000)
+    fleet.registered(ready, 4005)  # nobody said that its turn had come
+    last = fleet.members[ends]
+    fleet.ended(ends, 4005, "was cancelled")
+    alive = fleet.members.values()
+    assert {member.name: member.paid(4010) for member in alive} == {waits: 0, begins: 10, ready: 5}
+    assert usage["gpu"].paid(alive, 4010) == 25
+    assert last.paid(4005) == 0
+    assert fleet.turns == 6
 
 
 @pytest.mark.unit

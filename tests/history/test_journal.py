@@ -207,7 +207,7 @@ def test_a_driver_knows_the_runners_of_a_scheduler_elsewhere_by_its_journal() ->
     (registered,) = (entry for entry in ENTRIES if isinstance(entry, RunnerRegistered))
     history.journal.append(registered)
     assert (fleet.count(Phase.BOOTING), fleet.count(Phase.READY)) == (2, 1)
-    ready = RunnerState("r-1", Phase.READY, asked=70.0, since=69.0, busy=1)
+    ready = RunnerState("r-1", Phase.READY, asked=70.0, since=69.0, busy=1, timed_from=70.0)
     numbers = {"cpu": (4, 3, 12, "", IdleFigure(240.0, "as long as a boot takes"))}
     proxy.take(members=[ready, RunnerState("r-9", Phase.READY, 1.0, 1.0)], numbers=numbers)
     assert list(fleets.members) == list(NAMES)  # of others nothing is known any more

@@ -48,7 +48,7 @@ def test_shares_and_texts() -> None:
 
 
 def member(asked: float) -> RunnerState:
-    return RunnerState(f"r-{asked}", Phase.READY, asked, asked)
+    return RunnerState(f"r-{asked}", Phase.READY, asked, asked, timed_from=asked)
 
 
 def used(seconds: float, kind: str = "") -> PoolUsage:

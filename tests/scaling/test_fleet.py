@@ -283,6 +283,24 @@ def test_a_boot_that_takes_too_long_is_ended_and_tried_again_one_at_a_time() -> 
     assert len(rest.boot.names) == 3
 
 
+def test_fewer_runners_have_room_than_before() -> None:
+    fleet = Fleet(Pool())
+    assert fleet.hold(4, "gpu1 holds 3, gpu2 holds 1")
+    ready(fleet, fleet.decide(0, 9), 1)
+    assert len(fleet.members) == 4
+    assert fleet.bound[1].startswith("max=4 (gpu1 holds 3, gpu2 holds 1); write ")
+    fleet.ended("runner-1", 5, "gpu2 was lost")
+    assert fleet.hold(3, "gpu1 holds 3, gpu2 is away")
+    decision = fleet.decide(5, 9)
+    assert (decision.boot, decision.retire) == (None, ())
+    assert not fleet.hold(3, "gpu1 holds 3, gpu2 is away")
+    assert fleet.hold(5, "gpu1 holds 3, gpu2 holds 2")
+    boots = fleet.decide(6, 9).boot
+    assert boots is not None
+    assert len(boots.names) == 2
+    assert not Fleet(Pool(max=2)).hold(4, "gpu1 holds 4")
+
+
 def test_a_boot_that_is_queued_takes_no_time_until_its_turn_comes() -> None:
     fleet = Fleet(Pool(max=8, boot_timeout=30))
     boots = fleet.decide(0, 2).boot

@@ -41,8 +41,11 @@ _HOPELESS = {
     "JobHeldAdmin": "",
     "launch_failed_requeued_held": "",
 }
-#: Reasons that say that there is nothing free of this kind now.
-_NO_CAPACITY = frozenset({"Resources", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN"})
+#: Reasons that say that there is nothing free of this kind now. Of several jobs in a queue, only
+#: the first one waits for Resources, and those behind it have Priority.
+_NO_CAPACITY = frozenset(
+    {"Resources", "Priority", "ReqNodeNotAvail", "Nodes_required_for_job_are_DOWN"}
+)
 #: Why a job has ended that this driver has not cancelled.
 CANCELLED = "its job was cancelled by somebody else (CANCELLED)"
 #: The signal in the exit status of a job whose output files could not be opened on its node.

@@ -267,7 +267,9 @@ class RunnerJobs:
         if why := job.hopeless:
             self._tasks.start(self._give_up(runner, why, final=True))
             return
-        if job.lacks_capacity and spec.capacity_wait is not None:
+        # The last kind keeps its place in the queue: to go on to the next one, and from the last to
+        # the first, would be to queue up again and again where all queues are long.
+        if job.lacks_capacity and spec.capacity_wait is not None and not spec.last_kind:
             runner.lacking = runner.lacking or time.monotonic()
             if time.monotonic() >= runner.lacking + spec.capacity_wait:
                 why = f"{job.waits_for}; relevant settings: partition, gpus, gpu_kind, cpus, memory"

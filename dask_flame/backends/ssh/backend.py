@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from distributed.comm.addressing import unparse_host_port
 
 from dask_flame.backends.base import Backend
-from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
+from dask_flame.backends.specs import BackendContext, Ended, MostRunners, RunnerSpec
 from dask_flame.backends.ssh import comm
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.launch import Kinds, launch_config, need, shown
@@ -21,7 +22,7 @@ from dask_flame.backends.ssh.machine import Machine
 from dask_flame.backends.ssh.machines import Machines
 from dask_flame.backends.ssh.options import SshOptions
 from dask_flame.backends.ssh.output import Output
-from dask_flame.backends.ssh.placement import choose, why_full, why_never
+from dask_flame.backends.ssh.placement import choose, most, why_full, why_never
 from dask_flame.backends.ssh.reach import own_address
 from dask_flame.backends.ssh.routes import DRIVER
 from dask_flame.core.backend_options import BackendOptions
@@ -36,6 +37,8 @@ logger = logging.getLogger("dask_flame")
 #: Seconds between two looks at what others have taken, while runners wait for room.
 _LOOK_EVERY = 2.0
 _CLOSED = "the cluster was closed"
+#: How much of a host is taken, in a reason; a change of the number alone is no news.
+_COUNT = re.compile(r"\b[\d.]+ of [\d.]+ ")
 
 
 @dataclass
@@ -46,6 +49,7 @@ class _Runner:
     asked: float
     machine: Machine | None = None  # None while it waits for room
     ending: bool = False
+    queued: bool = False  # it waits for room
     said: str = ""  # why it waits
     gone: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -70,7 +74,7 @@ class SshBackend(Backend):
         # Clusters may have the same name; the random part keeps their processes apart.
         self._mark = f"{context.cluster}-{secrets.token_hex(4)}"
         self._machines = Machines(
-            self._mark, self._heard, self._lost, self._place_all, self._hosts_trouble
+            self._mark, self._heard, self._lost, self._hosts_changed, self._hosts_trouble
         )
         self._kinds = Kinds()
         self._kind_of: dict[str, str] = {}  # by pool
@@ -190,9 +194,14 @@ class SshBackend(Backend):
         async def connect() -> None:
             await self._machines.want(self._wanted())
             await self._machines.begin()
-            self._place_all()
+            self._hosts_changed()
 
         self._connecting.start(connect())
+
+    def most_runners(self, spec: RunnerSpec) -> MostRunners:
+        machines, hosts = self._machines, self._hosts(spec)
+        away = [host.name for host in hosts if host not in machines.connected]
+        return most(spec, self._places(spec), away)
 
     # Requests of the cluster
 
@@ -255,10 +264,14 @@ class SshBackend(Backend):
         if waits and (self._looking is None or self._looking.done()):
             self._looking = asyncio.ensure_future(self._look())
 
+    def _places(self, spec: RunnerSpec) -> Sequence[Machine]:
+        """Return the hosts of a runner's pool that are connected."""
+        there = self._machines.connected
+        return [there[host] for host in self._hosts(spec) if host in there]
+
     def _place(self, runner: _Runner) -> None:
         spec = runner.spec
-        hosts = self._hosts(spec)
-        places = [m for host in hosts if (m := self._machines.connected.get(host)) is not None]
+        hosts, places = self._hosts(spec), self._places(spec)
         machine = choose(spec, places, keep_gpus=any(other.gpus for other in self._expected))
         if isinstance(machine, Machine):
             self._boot_at(runner, machine)
@@ -275,9 +288,21 @@ class SshBackend(Backend):
             self._over(spec.name, f"{why}; relevant settings: hosts", no_capacity=True)
         elif full and self._has_others(spec):
             self._over(spec.name, why, no_room=True)
-        elif why != runner.said:
-            runner.said = why
-            self.trouble(spec.name, why)
+        else:
+            # What others have taken is given back one day; a host that is away may never return.
+            self._queue(runner, waits=bool(places) and not why_never(spec, places))
+            if (said := _COUNT.sub("", why)) != runner.said:
+                runner.said = said
+                self.trouble(spec.name, f"it waits: {why}")
+
+    def _queue(self, runner: _Runner, *, waits: bool) -> None:
+        """Say that a runner waits its turn, which takes none of its ``boot_timeout``, or not."""
+        if waits == runner.queued:
+            return
+        runner.queued = waits
+        name = runner.spec.name
+        (self.queued if waits else self.started)(name)
+        self.progress(name, "queued" if waits else "started")
 
     def _has_others(self, spec: RunnerSpec) -> bool:
         """Return whether the pool of a runner has another one, whose end makes room."""
@@ -296,6 +321,7 @@ class SshBackend(Backend):
         machine.announce(kind)
         machine.take(spec.name, wants)
         runner.machine = machine
+        self._queue(runner, waits=False)
         forwards = self._machines.forwards
         config = launch_config(
             spec,
@@ -312,6 +338,12 @@ class SshBackend(Backend):
             for machine in self._machines.connected.values():
                 machine.send(op="taken")
             self._place_all()
+
+    def _hosts_changed(self) -> None:
+        """Follow a change of the hosts that are connected."""
+        if self._started and self._closing is None:
+            self.most_changed()
+        self._place_all()
 
     # What hosts say
 
@@ -353,7 +385,7 @@ class SshBackend(Backend):
         lost = [name for name, r in self._runners.items() if r.machine is machine]
         for name in lost:
             self._over(name, f"{machine.host.name} was lost: {why}")
-        self._place_all()
+        self._hosts_changed()
 
     def _stop(self, machine: Machine) -> None:
         if not self._why_stopped:

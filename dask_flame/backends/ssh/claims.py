@@ -84,6 +84,19 @@ class Capacity:
             return f"memory={need.memory / 2**30:.3g} GiB, and it has {self.memory / 2**30:.3g}"
         return ""
 
+    def most(self, need: Need) -> int:
+        """Return how many such runners have room if there are no other ones."""
+        if self.why_never(need):
+            return 0
+        limits = [self.slots] if self.slots else []
+        if need.cpus:
+            limits.append(int((self.cpus + 1e-6) / need.cpus))
+        if need.memory:
+            limits.append(self.memory // need.memory)
+        if need.gpus:
+            limits.append(len(self.gpus) // need.gpus)
+        return min(limits, default=1)
+
     def why_not(self, need: Need, taken: Taken) -> str:
         """Return what there is too little of for a runner beside others; empty if it has room."""
         if self.slots and taken.runners >= self.slots:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from dask_flame.backends.specs import RunnerSpec
+from dask_flame.backends.specs import MostRunners, RunnerSpec
 from dask_flame.backends.ssh.claims import Capacity, Need, Taken
 from dask_flame.backends.ssh.hosts import HostSpec
 from dask_flame.backends.ssh.launch import need
+
+#: Hosts that are named where the default of `max` comes from.
+_NAMED = 8
 
 
 class Place(Protocol):
@@ -71,6 +74,25 @@ def why_full(spec: RunnerSpec, places: Iterable[Place]) -> str:
         why = place.capacity.why_never(wants) or place.capacity.why_not(wants, place.taken())
         reasons.append(f"{place.host.name}: {why or 'it has room'}")
     return "; ".join(reasons)
+
+
+def most(spec: RunnerSpec, places: Sequence[Place], away: Sequence[str] = ()) -> MostRunners:
+    """Return how many such runners the hosts hold, if they have no other ones.
+
+    Parameters
+    ----------
+    spec : RunnerSpec
+    places : sequence of Place
+        The hosts that are connected.
+    away : sequence of str, default ()
+        The names of the others, which hold none.
+    """
+    held = {p.host.name: p.capacity.most(need(spec, p.host, p.capacity)) for p in places}
+    words = [f"{name} holds {number}" for name, number in held.items()]
+    words += [f"{name} is away" for name in away]
+    if len(words) > _NAMED:
+        words[_NAMED:] = [f"and {len(words) - _NAMED} more hosts"]
+    return MostRunners(sum(held.values()), ", ".join(words))
 
 
 def capacity_of(host: HostSpec, said: Mapping[str, Any]) -> Capacity:

@@ -131,7 +131,8 @@ class StatePublisher:
         news: list[RunnerState] = []
         for _, fleet in self._fleets:
             for name, member in fleet.members.items():
-                states[name] = state = (member.phase, member.busy, member.since, member.why)
+                state = (member.phase, member.busy, member.since, member.why, member.queued)
+                states[name] = state
                 if self._members.get(name) != state:
                     # Send ages, as the monotonic clocks of the two processes differ.
                     asked, since = now - member.asked, now - member.since
@@ -194,7 +195,7 @@ class SchedulerProxy:
                 self._fleets.booted(entry.pool, entry.runners)
                 for name in entry.runners:
                     kind = entry.kinds.get(name, "")
-                    self._set(RunnerState(name, Phase.BOOTING, now, now, kind=kind))
+                    self._set(RunnerState(name, Phase.BOOTING, now, now, kind=kind, timed_from=now))
             case RunnerRegistered():
                 if (member := self._known(entry.runner)) is not None:
                     self._set(replace(member, phase=Phase.READY, since=time.monotonic()))

@@ -71,6 +71,25 @@ async def test_a_kind_without_capacity_is_given_up_and_others_are_not(slurm: Slu
         assert ended.name not in await backend.list()
 
 
+async def test_behind_other_jobs_the_last_kind_alone_keeps_its_place(slurm: SlurmWorld) -> None:
+    other = ("sbatch", "--parsable", "--exclusive", "--output=/dev/null", "--wrap=exec sleep 600")
+    # Two run. The third is the first that waits, so that what is behind it has Priority.
+    others = [slurm.command(*other).strip() for _ in range(3)]
+    try:
+        async with started() as (backend, said):
+            wait = {"capacity_wait": 0.5, "cpus": WHOLE_NODE}
+            await backend.boot([spec("last", **wait, last_kind=True)])
+            await backend.boot([spec("first", **wait)])
+            ended = await end_of("first", said)
+            assert ended.no_capacity
+            assert "Priority" in ended.why
+            later = time.monotonic() + 3
+            await until(lambda: time.monotonic() > later, what="its time would be over")
+            assert await backend.list() == {"last"}
+    finally:
+        slurm.command("scancel", *others)
+
+
 async def test_a_driver_that_is_gone_or_out_of_reach_ends_the_job(slurm: SlurmWorld) -> None:
     async with started() as (backend, said):
         await backend.boot([spec("one")])
@@ -189,15 +208,18 @@ async def test_a_job_may_wait_in_the_queue_for_longer_than_a_boot_may_take(
             await until(lambda: time.monotonic() > later, what="its time would be over")
             assert [line for line in slurm.jobs() if line.endswith("PENDING")]
             assert cluster.runners["runner-1"].phase.value == "booting"
+            assert cluster.cost().runner_seconds == 0
             cluster.resize(boot_timeout="5m")
             slurm.command("scancel", *others)
             assert await future == 1
             (boot,) = cluster.boots
+            paid, whole = cluster.cost().runner_seconds, time.time() - boot.at
             events = [event.kind for event in cluster.events]
     finally:
         slurm.command("scancel", *others)
     assert boot.name == "runner-1"
     assert boot.phases["started"] > 4
+    assert 0 < paid <= whole - 4
     assert events.count("boot") == 1
 
 

@@ -69,7 +69,7 @@ def all_gone(slurm: SlurmWorld) -> bool:
     return not slurm.jobs() and not slurm.processes()
 
 
-@pytest.mark.parametrize("phase", ["pending", "booting", "running", "ending"])
+@pytest.mark.parametrize("phase", ["pending", "closed", "booting", "running", "ending"])
 def test_jobs_are_gone_after_a_kill_in_any_phase(
     phase: str, slurm: SlurmWorld, tmp_path: Path
 ) -> None:

@@ -113,6 +113,8 @@ def test_a_list_of_jobs_is_read_by_its_columns() -> None:
     assert found.lacks_capacity
     assert found.waits_for == "its job waits in the queue: ReqNodeNotAvail, UnavailableNodes:n1"
     assert not found.hopeless
+    assert job("PENDING", reason="Priority").lacks_capacity
+    assert not job("PENDING", reason="QOSMaxJobsPerUserLimit").lacks_capacity
     assert "time and partition" in job("PENDING", reason="PartitionTimeLimit").hopeless
 
 

@@ -75,8 +75,8 @@ def test_what_is_killed_on_the_host_takes_all_with_it_and_calls_run_again(
         FlameCluster(backend="ssh", reach="forward", max=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        future = client.submit(_where, pure=False)
-        before = future.result()
+        future = client.submit(_starts, pure=False)
+        before, started = future.result()
         (agent,) = _agents(ssh)
         supervisor = next(p for p in agent.children() if "supervisor" in " ".join(p.cmdline()))
         if what == "sessions":
@@ -85,9 +85,10 @@ def test_what_is_killed_on_the_host_takes_all_with_it_and_calls_run_again(
             (agent if what == "agent" else supervisor).kill()
         wait_for(lambda: "host1 was lost: " in _events(cluster), what="the host is lost")
         # The next agent is another one, with another folder.
-        after = client.submit(_where, pure=False).result()
+        after, _ = client.submit(_starts, pure=False).result()
         assert after != before
         wait_for(lambda: not Path(before).exists(), what="its folder is removed")
+        wait_for(lambda: not psutil.pid_exists(started), what="what a call has started is ended")
         assert supervisor not in psutil.process_iter()
     wait_for(lambda: not ssh.left(), what=f"nothing is left: {ssh.left()}")
 
@@ -96,10 +97,13 @@ def _events(cluster: FlameCluster) -> str:
     return " ".join(str(event) for event in cluster.events)
 
 
-def _where() -> str:
+def _starts() -> tuple[str, int]:
+    """Return the folder of this runner, and a process that does not end with it by itself."""
     import os
+    import subprocess
 
-    return os.environ["TMPDIR"]
+    left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    return os.environ["TMPDIR"], left.pid
 
 
 @pytest.mark.asyncio

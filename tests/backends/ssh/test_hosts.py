@@ -15,7 +15,7 @@ from dask_flame.backends.ssh.bootstrap import command, why_unfit
 from dask_flame.backends.ssh.claims import Capacity, Need, Taken
 from dask_flame.backends.ssh.hosts import HostSpec, check_hosts
 from dask_flame.backends.ssh.launch import need
-from dask_flame.backends.ssh.placement import choose, why_full, why_never
+from dask_flame.backends.ssh.placement import choose, most, why_full, why_never
 
 pytestmark = pytest.mark.unit
 
@@ -117,6 +117,22 @@ def test_slots_stand_in_for_cores() -> None:
     assert need(_spec(cpus=2), HostSpec("a", "a", slots=4), capacity) == Need(cpus=2)
     assert capacity.why_not(Need(cpus=0), Taken(3)) == ""
     assert capacity.why_not(Need(cpus=0), Taken(4)) == "4 of 4 slots are taken"
+
+
+def test_what_hosts_hold_is_the_least_of_what_they_have() -> None:
+    one = _Place(HostSpec("one", "one"), Capacity(cpus=8, memory=100, gpus=("0", "1")))
+    two = _Place(HostSpec("two", "two", slots=3), Capacity(slots=3, cpus=8, memory=100), Taken(3))
+    assert most(_spec(), [one, two]).number == 11  # also if others have some of it now
+    assert most(_spec(gpus=1, cpus=0.1), [one, two]).why == "one holds 2, two holds 0"
+    assert most(_spec(gpus=2), [one]).number == 1
+    assert most(_spec(memory=30), [one, two]).number == 6
+    assert most(_spec(cpus=0.1), [one]).number == 80
+    assert most(_spec(cpus=3), [one, two], ["three"]).why == (
+        "one holds 2, two holds 2, three is away"
+    )
+    many = [_Place(HostSpec(f"h{n}", ""), Capacity(cpus=64)) for n in range(20)]
+    assert most(_spec(), many).number == 1280
+    assert most(_spec(), many).why.endswith("h7 holds 64, and 12 more hosts")
 
 
 def test_the_command_has_no_quotes_that_a_shell_could_misread() -> None:

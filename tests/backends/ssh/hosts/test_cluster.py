@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
 import urllib.request
 
 import dask
 import pytest
 from distributed import wait
 
+from dask_flame import Pool, PoolError
 from tests.backends.ssh.hosts.calls import Make, alone, held, named, release, runs, shares
 from tests.support.ssh_host_common import Host
 from tests.support.ssh_host_namespaces import NamespaceHost
@@ -130,3 +132,60 @@ def test_two_clusters_never_have_the_same_gpu(hosts: SshHosts, flame: Make) -> N
     wait(calls)
     assert {call.result() for call in calls} == {"0", "1"}
     folder.rmdir()
+
+
+def test_a_runner_waits_for_room_on_full_hosts_for_longer_than_a_boot_may_take(
+    hosts: SshHosts, flame: Make
+) -> None:
+    given = shares("gpu1", "gpu2")
+    _, other = flame(backend="ssh", hosts=given, max=2, name="other", idle_timeout="1s")
+    calls = [other.submit(held, "other", n, pure=False) for n in range(2)]
+    assert all(runs(other, "other", n) for n in range(2))
+    cluster, client = flame(backend="ssh", hosts=given, max=1, boot_timeout="5m")
+    future = client.submit(abs, -1, pure=False)
+    full = "it waits: all hosts are full: gpu1: 1 of 1 slots are taken; gpu2: 1 of 1 slots are"
+    wait_for(lambda: full in repr(cluster.events), what="a reason")
+    # Only while it waits, because to start may take longer here.
+    cluster.resize(boot_timeout="1s")
+    later = time.monotonic() + 4
+    wait_for(lambda: time.monotonic() > later, what="its time would be over")
+    assert cluster.runners["runner-1"].phase.value == "booting"
+    assert cluster.boots[0].trouble.startswith("it waits: all hosts are full")
+    cluster.resize(boot_timeout="5m")
+    release(other, "other")
+    wait(calls)
+    assert future.result() == 1
+    (boot,) = cluster.boots
+    assert list(boot.phases)[:3] == ["accepted", "queued", "started"]
+    assert boot.phases["started"] > 4
+    assert [event.kind for event in cluster.events].count("boot") == 1
+
+
+def test_without_max_there_are_as_many_runners_as_the_hosts_hold(
+    hosts: SshHosts, flame: Make
+) -> None:
+    given = [{"host": "gpu1", "slots": 3}, {"host": "gpu2", "cpus": 4}, *shares("gpu3")]
+    pools = {
+        "cpu": Pool(hosts=given),
+        "wide": Pool(hosts=given, concurrency=2),
+        "few": Pool(hosts=given, max=2),
+    }
+    cluster, client = flame(backend="ssh", pools=pools, reach="forward")
+    # 3 slots, 4 cores and a slot; four cores have room for two runners of two calls each.
+    assert [pool.max for pool in cluster.pools.values()] == [8, 6, 2]
+    said = "gpu1 holds 3, gpu2 holds 4, gpu3 holds 1"
+    assert f"max=8 by default: {said}" in repr(cluster.events)
+    assert "cpu: none of 0..8, concurrency=1" in repr(cluster)
+    with pytest.raises(PoolError, match=f"max=8 \\({said}\\); write cluster.resize"):
+        client.cluster.wait_for_workers(9, pool="cpu")
+    hosts["gpu1"].kill()
+    wait_for(lambda: cluster.pools["cpu"].max == 5, what="gpu1 does not count")
+    assert "gpu2 holds 4, gpu3 holds 1, gpu1 is away" in repr(cluster.events)
+    hosts.restore()
+    wait_for(lambda: cluster.pools["cpu"].max == 8, 240, what="gpu1 counts again")
+    cluster.resize("cpu", hosts=["gpu3"])
+    wait_for(lambda: cluster.pools["cpu"].max != 8, what="other hosts count")
+    cluster.resize("cpu", max=3)
+    hosts["gpu1"].kill()
+    wait_for(lambda: cluster.pools["wide"].max == 3, what="gpu1 does not count")
+    assert [pool.max for pool in cluster.pools.values()] == [3, 3, 2]
