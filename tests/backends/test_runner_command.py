@@ -90,8 +90,11 @@ async def test_a_runner_whose_leash_breaks_ends_at_once_and_takes_its_folder_alo
 
 
 @pytest.mark.asyncio
-async def test_a_runner_that_cannot_start_says_why_with_code_1(tmp_path: Path) -> None:
-    command = runner_command(spec_for("tcp://127.0.0.1:1", preload=["no_such_module"]), tmp_path)
+async def test_a_runner_that_cannot_start_says_why_with_code_1(
+    scheduler: Scheduler, tmp_path: Path
+) -> None:
+    # It asks the scheduler for the module, which may be a local one of the driver.
+    command = runner_command(spec_for(scheduler.address, preload=["no_such_module"]), tmp_path)
     pipe = asyncio.subprocess.PIPE
     process = await started(command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.STDOUT)
     assert process.stdin is not None

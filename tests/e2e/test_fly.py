@@ -112,7 +112,7 @@ def test_sixty_four_runners_through_the_limit(fly: FakeFly) -> None:
 
 def _sleeper(fly: FakeFly) -> Path:
     program = fly._settings.folder / "python"
-    program.write_text("#!/bin/sh\ntrap 'exit 0' TERM\nwhile :; do sleep 0.2; done\n")
+    program.write_text("#!/bin/sh\ntrap 'kill $!; exit 0' TERM\nsleep 600 & wait $!\n")
     program.chmod(0o755)
     return program
 
@@ -144,10 +144,13 @@ def test_after_mischief_all_calls_have_run_and_no_machine_is_left(fly: FakeFly, 
 
 def test_a_machine_that_is_stuck_is_destroyed_and_replaced(fly: FakeFly) -> None:
     fly.stick()
-    with flame(max=1, boot_timeout="15s") as cluster, Client(cluster) as client:
-        assert client.submit(double, 1).result(timeout=120) == 2
+    with flame(max=1, boot_timeout="5s") as cluster, Client(cluster) as client:
+        future = client.submit(double, 1)
+        wait_for(fly.stuck)
+        cluster.resize(boot_timeout="60s")  # of those that come after it
+        assert future.result(timeout=120) == 2
         late = [event.reason for event in cluster.events if event.runners == ("runner-1",)]
-        assert any("boot_timeout=15" in reason for reason in late), cluster.events
+        assert any("boot_timeout=5 s" in reason for reason in late), cluster.events
         wait_for(lambda: sorted(fly.states().values()) == ["destroyed", "started"])
     wait_for(lambda: fly.left() == [])
 

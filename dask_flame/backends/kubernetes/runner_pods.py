@@ -35,6 +35,8 @@ _NO_CAPACITY = (
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace after which a pod is deleted without waiting for its node.
 _OVERDUE = 30.0
+#: Seconds until a pod that is deleted without waiting for its node has to be gone.
+_FORCED_WITHIN = 30.0
 #: Seconds to wait for the last output of a runner after its pod has gone.
 _HEARD_WITHIN = 2.0
 
@@ -270,7 +272,7 @@ class RunnerPods:
             logger.warning("pod %s does not end; its node may be gone", runner.pod)
             await self._delete(runner.pod, 0, of=name)
             try:
-                await asyncio.wait_for(runner.gone.wait(), _OVERDUE)
+                await asyncio.wait_for(runner.gone.wait(), _FORCED_WITHIN)
             except TimeoutError:
                 raise BackendError(f"pod {runner.pod} does not end") from None
 

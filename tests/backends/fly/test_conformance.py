@@ -10,6 +10,7 @@ import pytest
 
 from dask_flame.backends import Backend
 from dask_flame.backends.fly import FlyBackend
+from dask_flame.backends.fly.api import client
 from dask_flame.testing.conformance import BackendConformance
 from tests.fakes.fly import FakeFly
 
@@ -22,13 +23,15 @@ class TestFly(BackendConformance):
         return FlyBackend
 
     @pytest.fixture
-    def outage(self, fly: FakeFly) -> Callable[[Backend], Any]:
+    def outage(self, fly: FakeFly, monkeypatch: pytest.MonkeyPatch) -> Callable[[Backend], Any]:
         @contextlib.asynccontextmanager
         async def cut(backend: Backend) -> AsyncIterator[None]:
-            fly.down()
-            try:
-                yield
-            finally:
-                fly.up()
+            with monkeypatch.context() as patch:
+                patch.setattr(client, "LIST_PATIENCE", 0.5)
+                fly.down()
+                try:
+                    yield
+                finally:
+                    fly.up()
 
         return cut

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from distributed import Client
 
 from dask_flame import BootError, FlameCluster
-from dask_flame.backends.fly import FlyBackend
+from dask_flame.backends.fly import FlyBackend, inspector
 from dask_flame.backends.fly.metadata import (
     ALIVE,
     CLUSTER,
@@ -149,7 +149,10 @@ def test_the_reserve_is_listed_and_stopped_with_its_cluster(fly: FakeFly, cluste
         client.submit(talk, 0, pure=False).result(timeout=60)
 
 
-def test_what_a_dead_driver_left_is_swept(fly: FakeFly, api: Caller) -> None:
+def test_what_a_dead_driver_left_is_swept(
+    fly: FakeFly, api: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspector, "_BY_ITSELF", 0.1)  # of these, none would
     fly.unlimited()
     dead, alive = f"{ME}:{ended_process()}", f"{ME}:{os.getpid()}"
     runs = api.started("runs", metadata=metadata("lost-1a2b3c", dead))
@@ -185,8 +188,10 @@ def test_a_cluster_without_a_driver_is_stopped(fly: FakeFly, api: Caller) -> Non
 
 
 def test_machines_of_elsewhere_are_swept_when_nobody_speaks_for_them(
-    fly: FakeFly, api: Caller
+    fly: FakeFly, api: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inspector, "_BY_ITSELF", 0.1)  # of these, none would
+    monkeypatch.setattr(inspector, "_NOTICE", 0.1)  # there is no driver
     fly.unlimited()
     # The clock of the API is wrong by a day, and nothing depends on it.
     fly.skew(-86_400)

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dask_flame import BootError
+from dask_flame.backends.kubernetes import inspector
 from dask_flame.backends.kubernetes.api.permissions import rules
 from dask_flame.backends.kubernetes.inspector import NEEDED
 from dask_flame.backends.kubernetes.objects.orphans import (
@@ -219,14 +220,17 @@ def names(fake: FakeKubernetes) -> set[str]:
 
 
 @pytest.mark.process
-def test_orphans_are_swept_and_nothing_else(kubernetes: Start, cluster: Any, admin: Any) -> None:
+def test_orphans_are_swept_and_nothing_else(
+    kubernetes: Start, cluster: Any, admin: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspector, "_BY_ITSELF", 0.1)  # of these, none would
     fake = kubernetes(namespaces={"team": {}})
     config = admin(fake)
     _, client = cluster(max=1, name="alive", idle_timeout="1h")
     assert client.submit(whoami, pure=False).result(timeout=60)
     go = planted(fake)
     before = names(fake)
-    shown = typed(config, "sweep", "--dry-run", "-o", "json")
+    shown = said(config, "sweep", "--dry-run", "-o", "json")
     assert {orphan["what"]: orphan["why"] for orphan in json.loads(shown)} == go
     assert names(fake) == before
     assert typed(config, "sweep", "--yes").endswith("\nended\n")

@@ -181,6 +181,13 @@ THREAD = (
     "import threading, time\nthreading.Thread(target=time.sleep, args=(600,), daemon=True).start()"
 )
 SOCKET = "import socket\nheld = socket.socket()"
+#: Notes that it is imported, and whether for the first time.
+_SEEN = """
+import pathlib
+seen = pathlib.Path(__file__).with_name("seen")
+first = not seen.exists()
+seen.touch()
+"""
 LOOP = "import asyncio\nheld = asyncio.new_event_loop()"
 FILE = "held = open(__file__)"
 TITLE = (
@@ -321,18 +328,25 @@ def test_a_preload_that_takes_too_long_is_named_with_the_timeout(
     fork: bool, flame: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    name = module(tmp_path, "slow_preload", "import time; time.sleep(600)")
+    name = module(tmp_path, "slow_preload", f"{_SEEN}\nimport time; time.sleep(600)")
+
+    def held() -> list[Any]:
+        return [e for e in cluster.events if e.kind == "held"]
+
     with dask.config.set({"flame.local.fork": fork}):
-        cluster, client = flame(max=1, preload=["json", name], boot_timeout=10, boot_attempts=1)
+        cluster, client = flame(max=1, preload=["json", name], boot_attempts=1)
+        future = client.submit(int, 1)
+        wait_for(held if fork else (tmp_path / "seen").exists)
+        cluster.resize(boot_timeout="100ms")
         with pytest.raises(BootTimeout) as caught:
-            client.submit(int, 1).result(timeout=60)
+            future.result(timeout=60)
     said = str(caught.value)
-    assert "preload=['json', 'slow_preload'] is imported within boot_timeout=10 s; where" in said
-    assert 'write boot_timeout="40s"' in said
+    assert "preload=['json', 'slow_preload'] is imported within boot_timeout=0.1 s; where" in said
+    assert 'write boot_timeout="0.4s"' in said
     if fork:
         assert "held up by the import of preload='slow_preload')" in said
-        (held,) = [e for e in cluster.events if e.kind == "held"]
-        assert held.reason == "the import of preload='slow_preload'"
+        (told,) = held()
+        assert told.reason == "the import of preload='slow_preload'"
 
 
 #: Kills the process that a wave is forked by, once: before, or after, so many of its forks.

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dask_flame.backends import BackendContext
-from dask_flame.backends.kubernetes import KubernetesBackend
-from dask_flame.testing.conformance import BackendConformance
+from dask_flame.backends.kubernetes import KubernetesBackend, runner_pods
+from dask_flame.testing.conformance import BackendConformance, Stage
 from tests.e2e.real_kubernetes.ground import Ground
 
 pytestmark = pytest.mark.process
@@ -35,7 +35,7 @@ class TestConformance(BackendConformance):
 
         @contextlib.asynccontextmanager
         async def outage(backend: Any) -> AsyncIterator[None]:
-            backend._api.patience = 1.0
+            backend._api._transport.patience = 1.0
             await asyncio.to_thread(fake.down)
             try:
                 yield
@@ -43,3 +43,12 @@ class TestConformance(BackendConformance):
                 await asyncio.to_thread(fake.up)
 
         return outage
+
+    @pytest.mark.asyncio
+    async def test_a_shorter_grace_holds(
+        self, stage: Stage, ground: Ground, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if ground.fake is not None:
+            # The kubelet of the fake waits for the first grace: the pod is deleted by force.
+            monkeypatch.setattr(runner_pods, "_OVERDUE", 1.0)
+        await super().test_a_shorter_grace_holds(stage)
