@@ -15,6 +15,7 @@ import dask.config
 import yaml
 
 from dask_flame.core.own_folders import make_own
+from dask_flame.core.processes import MARK
 from dask_flame.errors import PoolError
 
 _FILE = Path(__file__).parents[1] / "flame.yaml"
@@ -27,8 +28,10 @@ DEFAULTS: dict[str, Any] = yaml.load(
 
 
 def _load() -> None:
-    with contextlib.suppress(OSError):
-        _show_defaults()
+    # A runner may be on somebody else's machine, or in a home that all runners write to at once.
+    if MARK not in os.environ:
+        with contextlib.suppress(OSError):
+            _show_defaults()
     dask.config.update_defaults(DEFAULTS)
 
 

@@ -11,6 +11,7 @@ import pytest
 from dask.system import CPU_COUNT
 
 from dask_flame.core import config
+from dask_flame.core.processes import MARK
 
 pytestmark = pytest.mark.process
 
@@ -137,3 +138,10 @@ except dask_flame.PoolError as error:
     assert told(code, tmp_path) == [said]
     assert said.startswith(f"{line}=")
     assert f'write dask.config.set({{"{line}": ' in said
+
+
+@pytest.mark.parametrize("mark", ["", "cluster/1/runner-1"])
+def test_a_file_shows_the_defaults_to_drivers_alone(mark: str, tmp_path: Path) -> None:
+    env = {**os.environ, "DASK_CONFIG": str(tmp_path), **({MARK: mark} if mark else {})}
+    subprocess.run([sys.executable, "-c", "from dask_flame import Pool"], env=env, check=True)
+    assert (tmp_path / "flame.yaml").exists() is not bool(mark)
