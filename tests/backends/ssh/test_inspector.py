@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import dask.config
@@ -25,30 +26,38 @@ def _run(*words: str) -> Any:
     return done.stdout
 
 
+def _listed(*options: str) -> dict[str, Any]:
+    """Return the clusters by name; those of tests that run beside this one are there, too."""
+    found = json.loads(_run("ps", *options, "--output", "json"))
+    return {cluster["name"]: cluster for cluster in found}
+
+
 def test_clusters_are_listed_read_and_stopped(
     ssh: Sshd, ssh_client: SshClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hosts = f"host1,127.0.0.1:{free_port()}"  # the second one is down
     with (
-        FlameCluster(backend="ssh", name="mine", max=2, dashboard_address=None) as cluster,
+        FlameCluster(
+            backend="ssh", name=f"mine-{os.getpid()}", max=2, dashboard_address=None
+        ) as cluster,
         Client(cluster) as client,
     ):
         client.submit(print, "hello from a host", pure=False).result()
         # It must not come between what the commands print.
         wait_for(lambda: "hello from a host" in capsys.readouterr().out, what="it is shown")
-        (found,) = json.loads(_run("ps", "--hosts", hosts, "--output", "json"))
-        assert (found["name"], found["state"], found["driver"]) == ("mine", "live", "127.0.0.1")
+        found = _listed("--hosts", hosts)[cluster.name]
+        assert (found["state"], found["driver"]) == ("live", "127.0.0.1")
         (runner,) = found["runners"]
         assert runner["name"] == "runner-1"
         assert runner["where"].startswith("host1, process ")
-        assert "hello from a host" in _run("logs", "mine")
-        assert _run("sweep", "--dry-run").strip() == "nothing to sweep"
-        said = _run("stop", "mine")
+        assert "hello from a host" in _run("logs", cluster.name)
+        assert cluster.name not in _run("sweep", "--dry-run")
+        said = _run("stop", cluster.name)
         assert "stopped on host1; its driver, at 127.0.0.1, lives on, and was told" in said
         wait_for(lambda: "was stopped on host1" in str(list(cluster.events)), what="it was told")
         with pytest.raises(Exception, match="the cluster was stopped on host1"):
             client.submit(abs, -1, pure=False).result()
-    assert json.loads(_run("ps", "--output", "json")) == []
+    assert cluster.name not in _listed()
 
 
 def test_its_option_is_its_own_and_it_has_no_others(ssh: Sshd) -> None:
