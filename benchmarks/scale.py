@@ -189,8 +189,8 @@ def submit(scheduler: FlameScheduler, keys: list[str]) -> list[TaskState]:
     return made
 
 
-def end(scheduler: FlameScheduler, ts: TaskState) -> None:
-    """Perform the scheduler's work when a runner reports the end of a call."""
+def end(scheduler: FlameScheduler, ts: TaskState, **more: Any) -> None:
+    """Perform the scheduler's work when a runner reports the end of a call, with more of it."""
     assert ts.processing_on is not None
     scheduler.handle_task_finished(
         key=ts.key,
@@ -202,6 +202,7 @@ def end(scheduler: FlameScheduler, ts: TaskState) -> None:
         run_id=ts.run_id,
         startstops=(),
         metadata={},
+        **more,
     )
 
 

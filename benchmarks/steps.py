@@ -20,7 +20,7 @@ from typing import Any
 
 from dask._task_spec import Task
 from distributed.protocol import dumps, loads
-from scale import add_runner  # beside this file
+from scale import add_runner, end  # beside this file
 from versus_calls import nothing
 
 from dask_flame import Pool, Reports
@@ -54,19 +54,7 @@ def _place_and_end(scheduler: FlameScheduler, keys: list[str]) -> None:
     scheduler.transitions(dict.fromkeys(keys, "waiting"), "submit")
     while running := [ts for ws in scheduler.workers.values() for ts in ws.processing]:
         for ts in running:
-            assert ts.processing_on is not None
-            scheduler.handle_task_finished(
-                key=ts.key,
-                worker=ts.processing_on.address,
-                stimulus_id="end",
-                nbytes=8,
-                type=b"\x80\x04N.",
-                typename="NoneType",
-                run_id=ts.run_id,
-                startstops=(),
-                metadata={},
-                flame_inline=b"N.",
-            )
+            end(scheduler, ts, flame_inline=b"N.")
 
 
 async def measure(rounds: int, calls: int) -> list[float]:
