@@ -30,6 +30,9 @@ pytest.importorskip("jupyterlab", reason="pip install jupyterlab")
 pytest.importorskip("dask_labextension", reason="pip install dask-labextension")
 playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
 
+# A page of JupyterLab with plots of Dask takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(900)
+
 FACTORY = ROOT / "deploy" / "jupyterlab" / "labextension.yaml"
 
 _TOKEN = "DASK_FLAME_TEST_LAB"
@@ -92,7 +95,7 @@ def page() -> Iterator[Any]:
         chromium = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         context = chromium.new_context(viewport={"width": 1400, "height": 1400})
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)
         try:
             yield page
         finally:

@@ -214,7 +214,7 @@ def test_other_blocks_can_be_read(page: Path) -> None:
 def test_the_two_commands_install_by_the_constraints_and_run_what_they_say() -> None:
     example, tests = blocks(README, "sh")
     assert example.strip().endswith("examples/bert_tuning.py")
-    assert tests.strip().endswith("-m pytest -n 5")
+    assert tests.strip().endswith("-m pytest -n 4")
     for command in (example, tests):
         assert "-c constraints.txt" in command
         assert command.count("\n") == 1
