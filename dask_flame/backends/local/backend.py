@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
-_START_WITHIN = 30.0
+_START_WITHIN = 60.0
 _END_WITHIN = 10.0
 #: Seconds between the end of a supervisor and the start of the next one.
 _AGAIN_AFTER, _AGAIN_AT_MOST = 0.5, 30.0
@@ -165,7 +165,15 @@ class LocalBackend(Backend):
             await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
             await self._end_supervisor()
-            raise BackendError("the supervisor of the local runners did not start") from error
+            why = "it has ended at once"
+            if isinstance(error, TimeoutError):
+                why = (
+                    f"nothing was heard of it for {_START_WITHIN:g} s. The load of this machine is "
+                    f"{os.getloadavg()[0]:.0f}, with {os.cpu_count()} cores; try again when it is "
+                    "less busy"
+                )
+            said = f"the supervisor of the local runners did not start: {why}"
+            raise BackendError(said) from error
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:
         for spec in specs:
