@@ -83,7 +83,8 @@ async def check(
     if missing:
         raise BackendError(
             f"the namespace {api.namespace!r} does not allow this driver all that runners need; "
-            f"ask for a Role with these rules, bound to the driver's service account:\n"
+            f"ask for a Role with these rules, bound to the service account of the driver's pod, "
+            f"or to the user or group of your kubeconfig:\n"
             f"{rules(missing)}"
         )
 
