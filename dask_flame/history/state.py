@@ -84,8 +84,7 @@ class PoolSummary:
         Number of runners that ``adapt(...).stop()`` keeps.
     runner_seconds : float or None
         Seconds from the request for a runner to its end, without its time in a queue, summed over
-        all runners; None if they are
-        not counted.
+        all runners; None if they are not counted.
     busy_seconds : float
         Part of `runner_seconds` in which the runner had a call.
     kinds : mapping of str to float
