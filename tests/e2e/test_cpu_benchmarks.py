@@ -38,3 +38,11 @@ def test_two_versions_are_compared_in_turns() -> None:
     rows = re.findall(r"^\| map \| (\w+) \| ([\d.]+) .*\| ([\d.]+) \|", said, re.MULTILINE)
     assert [who for who, *_ in rows] == ["driver", "runners", "both"]
     assert all(float(figure) > 0 for _, *figures in rows for figure in figures)
+
+
+def test_an_import_that_is_left_out_saves_modules() -> None:
+    said = _printed("imports.py", "--rounds", "1", "--only", "numpy,all of these")
+    rows = re.findall(r"^\| ([\w ]+) \| (\d+) \| \d+ \| [\d.]+ \| (\d+) \|$", said, re.MULTILINE)
+    modules = {name: int(count) for name, _, count in rows}
+    assert modules["all of these"] < modules["numpy"] < modules["nothing"]
+    assert all(int(milliseconds) > 0 for _, milliseconds, _ in rows)

@@ -66,6 +66,8 @@ _LATER = (
     "dask_flame.runner.last_survivor",
     "tornado.platform.asyncio",
 )
+#: All modules that a template imports, whatever its pool preloads.
+RUNNER_IMPORTS = (_RUNNER, *_LATER)
 #: Seconds without a message after which deferred work is done.
 _A_MOMENT = 0.1
 #: Open descriptors that forks must not share, by the prefixes of their links in /proc.
