@@ -94,9 +94,9 @@ _OWN_OPTIONS = (
 class FlameCluster(ClusterLifecycle):
     """A Dask cluster that boots runners for calls and ends them when they are idle.
 
-    The scheduler runs in this process, or in a pod beside the runners. Runners boot in one wave,
-    as many as the ready calls need. A runner without calls for ``idle_timeout`` ends. All runners
-    end when this process ends, for whatever reason.
+    The scheduler runs in this process, or beside the runners, in a pod or a Fly Machine. Runners
+    boot in one wave, as many as the ready calls need. A runner without calls for ``idle_timeout``
+    ends. All runners end when this process ends, for whatever reason.
 
     Parameters
     ----------
@@ -152,8 +152,9 @@ class FlameCluster(ClusterLifecycle):
     asynchronous : bool, default False
         Whether the cluster is used with ``async with``, on the running event loop.
     security : distributed.Security or bool, optional
-        TLS between all parts; True makes certificates for this cluster only. By default,
-        connections to runners on this machine are unencrypted and use its loopback address.
+        TLS between all parts; True makes certificates for this cluster only. By default, runners on
+        this machine use Unix sockets that only this user can open, and others use TLS with
+        certificates for this cluster only.
     dashboard_address : str or None, default "127.0.0.1:8787"
         Address of the dashboard; another port is used if this one is taken. None disables the
         dashboard.
@@ -177,11 +178,11 @@ class FlameCluster(ClusterLifecycle):
     -----
     docs/pools.md explains the options of pools, ``pools``, ``max_lifetime``, ``budget``, and those
     of the cluster only: ``name``, ``asynchronous``, ``silence_logs`` and ``loop``. Others have
-    pages of their own: docs/local.md, docs/kubernetes.md and docs/fly.md for each ``backend``;
-    docs/kubernetes.md ``scheduler``, ``namespace`` and ``context``; docs/leases.md
-    ``disconnect_grace``; docs/zero.md ``home_limit``; docs/code.md ``code``; docs/files.md
-    ``files``; docs/packages.md ``packages``; docs/security.md ``security`` and
-    ``dashboard_address``.
+    pages of their own: docs/local.md, docs/kubernetes.md, docs/fly.md, docs/ssh.md and
+    docs/slurm.md for each ``backend``; docs/kubernetes.md ``scheduler``, ``namespace`` and
+    ``context``; docs/leases.md ``disconnect_grace``; docs/zero.md ``home_limit``; docs/code.md
+    ``code``; docs/files.md ``files``; docs/packages.md ``packages``; docs/security.md ``security``
+    and ``dashboard_address``.
 
     Examples
     --------
