@@ -1,6 +1,8 @@
 """Compare the cost of a pool, and the time to wait for it, with stock Dask on traces of work.
 
     python benchmarks/cost.py [--rounds 3] [--trace NAME] [--who NAME] [--quick] [--picture FILE]
+                             [--json FILE]
+    python benchmarks/cost.py --from FILE [--picture FILE]
     python benchmarks/cost.py --idle-timeouts
 
 Each trace is served by each of these contenders in turn, round after round, by a fresh driver:
@@ -46,11 +48,11 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
-from cost_account import Account, grouped  # beside this file
+from cost_account import Account, grouped, kept, restored  # beside this file
 from cost_idle import rows, worst
 from cost_picture import draw
 from cost_processes import served
@@ -158,23 +160,8 @@ def _median(runs: Sequence[Account], what: Callable[[Account], float]) -> float:
     return statistics.median(map(what, runs))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    every = traces()
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, help="default 3, or 1 with --quick")
-    parser.add_argument("--trace", action="append", choices=every, help="default: all")
-    parser.add_argument("--who", action="append", choices=WHO, help="default: all")
-    parser.add_argument("--quick", action="store_true", help=f"all times times {QUICK:g}")
-    parser.add_argument("--idle-timeouts", action="store_true", help="compare idle timeouts")
-    parser.add_argument("--picture", type=Path, default=Path("cost.png"), help="default cost.png")
-    chosen = parser.parse_args(arguments)
-    if chosen.idle_timeouts:
-        lines = rows()
-        most = [f"{ratio:.2f}" for ratio in worst(lines).values()]
-        print(_markdown([*lines, ["largest", "", "", *most]]))
-        return
+def _measured(chosen: argparse.Namespace, every: Mapping[str, Trace]) -> list[Account]:
+    """Serve the chosen traces in turn; print a line for each run, and the load of the machine."""
     accounts: list[Account] = []
     before = psutil.getloadavg()[0]
     for turn in range(chosen.rounds or (1 if chosen.quick else 3)):
@@ -189,6 +176,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
     print(f"{psutil.cpu_count()} processors, load {before:.1f} before, ", end="")
     print(f"{psutil.getloadavg()[0]:.1f} after\n")
+    return accounts
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    every = traces()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, help="default 3, or 1 with --quick")
+    parser.add_argument("--trace", action="append", choices=every, help="default: all")
+    parser.add_argument("--who", action="append", choices=WHO, help="default: all")
+    parser.add_argument("--quick", action="store_true", help=f"all times times {QUICK:g}")
+    parser.add_argument("--idle-timeouts", action="store_true", help="compare idle timeouts")
+    parser.add_argument("--picture", type=Path, default=Path("cost.png"), help="default cost.png")
+    parser.add_argument("--json", type=Path, help="keep what was measured here")
+    parser.add_argument(
+        "--from", dest="kept", type=Path, help="measure nothing: show what is in this file again"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.idle_timeouts:
+        lines = rows()
+        most = [f"{ratio:.2f}" for ratio in worst(lines).values()]
+        print(_markdown([*lines, ["largest", "", "", *most]]))
+        return
+    accounts = restored(chosen.kept.read_text()) if chosen.kept else _measured(chosen, every)
+    if chosen.json:
+        chosen.json.write_text(kept(accounts))
     print(table(accounts, TIMES), table(accounts, COSTS), sep="\n\n", end="\n\n")
     print(verdicts(accounts))
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from cost_processes import Life  # beside this file
 from cost_traces import Schedule, Trace, covered, ideal
@@ -101,3 +103,27 @@ def grouped(accounts: Iterable[Account]) -> dict[str, dict[str, list[Account]]]:
     for account in accounts:
         groups.setdefault(account.trace.name, {}).setdefault(account.who, []).append(account)
     return groups
+
+
+def kept(accounts: Iterable[Account]) -> str:
+    """Return accounts as JSON, from which :func:`restored` makes them again."""
+    return json.dumps([asdict(account) for account in accounts])
+
+
+def restored(text: str) -> list[Account]:
+    """Return the accounts that :func:`kept` has written."""
+    return [
+        Account(
+            Trace.from_dict(one["trace"]),
+            one["who"],
+            one["start"],
+            tuple(Life(**{**life, "calls": _pairs(life["calls"])}) for life in one["lives"]),
+            _pairs(one["parts"]),
+            _pairs(one["waits"]),
+        )
+        for one in json.loads(text)
+    ]
+
+
+def _pairs(lists: Iterable[list[Any]]) -> tuple[tuple[float, float], ...]:
+    return tuple((first, second) for first, second in lists)

@@ -50,8 +50,10 @@ def draw(accounts: Iterable[Account], path: Path) -> None:
             front = 7 if who == "flame" else 6
             axes.plot([account.parts[-1][1]], [0], "^", clip_on=False, zorder=front, **mark)
         paid = ", ".join(f"{who} {account.paid:.0f}" for who, account in shown.items())
-        axes.set_title(name, loc="left", fontsize=11, fontweight="bold")
-        axes.set_title(f"runner-seconds: work {trace.busy:.0f}, {paid}", loc="right", fontsize=9)
+        # Two lines: beside each other, they are wider than the axes.
+        axes.set_title(name, loc="left", fontsize=11, fontweight="bold", pad=19)
+        said = f"runner-seconds: work {trace.busy:.0f}, {paid}"
+        axes.text(0, 1.02, said, transform=axes.transAxes, fontsize=9, va="bottom")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(pyplot.MaxNLocator(integer=True))
         axes.set_ylim(0, trace.max + 0.5)

@@ -26,9 +26,10 @@ _QUIET = 1.0
 #: Maximum number of seconds from the last result to the end of the last runner.
 _MOST = 60.0
 #: Parts of the command lines of helper processes, of dask-flame and of multiprocessing.
+_TEMPLATE = "dask-flame template"
 _HELPERS = (
     "dask_flame/backends/local/supervisor",
-    "dask-flame template",
+    _TEMPLATE,
     "multiprocessing.resource_tracker",
     "multiprocessing.forkserver",
 )
@@ -114,8 +115,9 @@ class Watch:
                         if child.cmdline() != command and _helps(child):
                             self._helpers.add(child.pid)
                             parents.append(child)
-                        else:
-                            # A fresh runner has its template's name for a moment.
+                        elif _TEMPLATE not in " ".join(command):
+                            # A fresh runner has its template's name for a moment. A child of the
+                            # template itself only forks a wave of runners.
                             self._helpers.discard(child.pid)
                             yield child.pid
 

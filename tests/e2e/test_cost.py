@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from itertools import combinations
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from tests.support.paths import ROOT
 # Run from where it lies, as a script: what is beside it is imported by name.
 sys.path.append(str(ROOT / "benchmarks"))
 import cost
-from cost_account import Account
+from cost_account import Account, kept, restored
 from cost_idle import Simulation, known
 from cost_picture import draw
 from cost_processes import PERIOD, Life
@@ -99,6 +101,10 @@ class TestSums:
         assert got.idle == 0.5 + 0.75 + 1
         assert got.unused == 1
 
+    def test_what_is_kept_is_shown_again(self):
+        runs = [account(), account("stock", late=3)]
+        assert restored(kept(runs)) == runs
+
     def test_ratios(self):
         got = account()
         assert got.best.makespan == 2
@@ -157,6 +163,32 @@ def test_the_picture(tmp_path):
     path = tmp_path / "new" / "cost.png"
     draw([account(), account("stock", late=3)], path)
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.process
+def test_no_two_texts_of_the_picture_overlap(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib import pyplot
+
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    long = [replace(account(who), trace=replace(account().trace, name=name)) for name in traces()
+            for who in cost.WHO]  # fmt: skip
+    draw(long, tmp_path / "cost.png")
+    figure = drawn[0]
+    try:
+        figure.canvas.draw()
+        texts = [
+            text.get_window_extent()
+            for axes in figure.axes
+            for text in (axes.title, axes._left_title, axes._right_title, *axes.texts)
+            if text.get_text()
+        ]
+    finally:
+        monkeypatch.undo()
+        pyplot.close(figure)
+    assert len(texts) == 2 * len(traces())
+    assert not [(a, b) for a, b in combinations(texts, 2) if a.overlaps(b)]
 
 
 @pytest.mark.process
