@@ -115,6 +115,8 @@ class Watch:
                         if child.cmdline() != command and _helps(child):
                             self._helpers.add(child.pid)
                             parents.append(child)
+                        elif parent.pid == self.driver and child.cmdline() == command:
+                            continue  # A fork of the driver that has not become its program.
                         elif _TEMPLATE not in " ".join(command):
                             # A fresh runner has its template's name for a moment. A child of the
                             # template itself only forks a wave of runners.

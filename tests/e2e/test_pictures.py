@@ -14,10 +14,6 @@ from tests.support.paths import ROOT
 pytestmark = pytest.mark.unit
 
 FOLDER = ROOT / "docs/pictures"
-#: Pictures that are known to be older, and why they have not been taken again.
-OLDER = {
-    "cost.png": "it is the result of the whole benchmark, on a quiet machine",
-}
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +30,8 @@ def test_no_picture_is_older_than_its_page(script: ModuleType) -> None:
     there = {path.name for path in FOLDER.iterdir() if path.suffix in {".png", ".gif"}}
     assert set(script.PICTURES) == there
     noted = json.loads(script.NOTED.read_text())
-    why = [script.stale(name, noted) for name in script.PICTURES if name not in OLDER]
+    why = [script.stale(name, noted) for name in script.PICTURES]
     assert [line for line in why if line] == []
-    # Whoever takes one of these again removes it from the list.
-    assert [name for name in OLDER if name in noted] == []
 
 
 @pytest.mark.parametrize("name", ["page.py", "page.js"])
