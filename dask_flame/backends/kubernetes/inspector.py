@@ -211,6 +211,8 @@ class KubernetesInspector(Inspector):
                 if error.code not in (403, 404):
                     raise
                 self._note(f"{kind.plural} cannot be seen: {error.message}")
+                if error.code == 403 and kind.plural not in self.unseen:
+                    self.unseen.append(kind.plural)
                 return []
 
         return dict(zip(kinds, await asyncio.gather(*map(find, kinds)), strict=True))

@@ -66,17 +66,17 @@ def typed(kubeconfig: str, *words: str) -> str:
     return done.stdout
 
 
-def said(kubeconfig: str, *words: str, notes: str = "") -> str:
+def said(kubeconfig: str, *words: str, notes: str = "", status: int = 0) -> str:
     """The same without a process of its own, which takes a second to import Dask."""
     command = [words[0], "--backend", "kubernetes", *words[1:]]
     done = CliRunner().invoke(flame, command, env={"KUBECONFIG": kubeconfig})
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     assert notes in done.stderr
     assert bool(notes) == bool(done.stderr), done.stderr
     return done.stdout
 
 
-def listed(kubeconfig: str, **more: str) -> list[dict[str, Any]]:
+def listed(kubeconfig: str, **more: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(said(kubeconfig, "ps", "-o", "json", **more))
     return found
 
@@ -151,9 +151,13 @@ def test_with_the_rights_of_a_driver_it_says_what_it_cannot_see(
     flame, client = cluster(max=1, name="narrow", idle_timeout="60s")
     client.submit(whoami, pure=False).result(timeout=60)
     note = 'note: jobs cannot be seen: jobs.batch is forbidden: User "admin"'
-    (seen,) = listed(config, notes=note)
+    (seen,) = listed(config, notes=note, status=1)
     assert (seen["state"], len(seen["runners"])) == ("live", 1)
-    shown = said(config, "sweep", "--dry-run", notes="note: secrets cannot be seen")
+    not_all = "Error: this is not all: jobs could not be looked at\n"
+    assert "RUNNERS" in said(config, "ps", notes=not_all, status=1)
+    assert said(config, "logs", "narrow", "runner-1", notes=note) == ""
+    not_all = "Error: this is not all: jobs, networkpolicies, secrets, services could not be"
+    shown = said(config, "sweep", "--dry-run", notes=not_all, status=1)
     assert shown == "nothing to sweep\n"
     flame.close()
     wait_for(fake.at_rest)
