@@ -163,6 +163,15 @@ def test_with_the_rights_of_a_driver_it_says_what_it_cannot_see(
     wait_for(fake.at_rest)
 
 
+@pytest.mark.process
+def test_a_namespace_that_is_not_there_is_named(kubernetes: Start, admin: Any) -> None:
+    config = admin(kubernetes())
+    command = ["ps", "--backend", "kubernetes", "--namespace", "nope"]
+    done = CliRunner().invoke(flame, command, env={"KUBECONFIG": config})
+    assert done.exit_code == 1
+    assert "there is no namespace 'nope' in this cluster; `kubectl get namespaces`" in done.stderr
+
+
 def planted(fake: FakeKubernetes) -> dict[str, str]:
     """Objects of a cluster that nobody is there for, and of others; by kind, those to go."""
     plain = {"metadata": {"labels": OURS, "namespace": "team"}}
