@@ -7,6 +7,7 @@ import itertools
 import json
 import pickle
 import re
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -192,6 +193,33 @@ def test_the_tables_of_the_reference_are_complete() -> None:
     assert "`dask_flame_cluster`" in {row[0] for row in code_tables.fly_metadata()}
     for table in code_tables.TABLES.values():
         assert all(all(row) for row in table() if len(row) != 4)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["backend", "inspector"])
+def test_the_page_of_backends_has_the_contract(name: str) -> None:
+    made = "\n".join(code_tables.as_markdown(code_tables.TABLES[name]()))
+    again = f"docs/backends.md is not what `python docs/_ext/code_tables.py {name}` prints"
+    assert f"<!-- {name} -->\n{made}\n\n" in (DOCS / "backends.md").read_text(), again
+
+
+@pytest.mark.unit
+def test_a_page_says_where_else_its_tables_are() -> None:
+    made = [
+        (page.read_text(), name)
+        for page in all_pages()
+        for name in re.findall(r"^```{flame-table} (\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert len(made) == len(code_tables.TABLES) - 2
+    for text, name in made:
+        assert f"`python docs/_ext/code_tables.py {name}` prints it" in text
+
+
+@pytest.mark.process
+def test_a_table_is_printed_as_the_page_says() -> None:
+    command = [sys.executable, DOCS / "_ext/code_tables.py", "events"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == code_tables.as_markdown(code_tables.events())
 
 
 @pytest.mark.unit
