@@ -287,7 +287,8 @@ def test_places_that_there_are_not(tmp_path: Path, kubernetes: Start, admin: Any
 @pytest.mark.unit
 def test_the_role_for_it_is_what_it_asks_for() -> None:
     text = (ROOT / "deploy/kubernetes/inspector.yaml").read_text()
-    (role,) = yaml.safe_load_all(text)
+    role, binding = yaml.safe_load_all(text)
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
     rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
     assert yaml.safe_load(rules(rights))["rules"] == role["rules"]
 
@@ -296,7 +297,8 @@ def test_the_role_for_it_is_what_it_asks_for() -> None:
 def test_that_role_is_enough(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes()
     text = (ROOT / "deploy/kubernetes/inspector.yaml").read_text()
-    config = admin(fake, yaml.safe_load(text)["rules"])
+    role, _ = yaml.safe_load_all(text)
+    config = admin(fake, role["rules"])
     _, client = cluster(max=1, name="role")
     client.submit(whoami, pure=False).result(timeout=60)
     said(config, "logs", "role")
