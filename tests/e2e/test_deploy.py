@@ -197,7 +197,8 @@ def test_bindings_name_what_there_is() -> None:
     names = {(item["kind"], item.get("metadata", {}).get("name")) for item in there}
     bindings = [item for item in there if item["kind"] == "RoleBinding"]
     assert {b["metadata"]["name"] for b in bindings} == {
-        *("dask-flame-connect", "dask-flame-driver", "dask-flame-remote", "hub"),
+        *("dask-flame-connect", "dask-flame-driver", "dask-flame-inspector", "dask-flame-remote"),
+        "hub",
     }
     for binding in bindings:
         assert ("Role", binding["roleRef"]["name"]) in names
@@ -208,6 +209,31 @@ def test_bindings_name_what_there_is() -> None:
                 assert subject["apiGroup"] == "rbac.authorization.k8s.io"
     values = load("jupyterhub/values.yaml")["singleuser"]
     assert ("ServiceAccount", values["serviceAccountName"]) in names
+
+
+@pytest.mark.unit
+def test_the_overlay_names_each_group_once() -> None:
+    patches = load("overlay/kustomization.yaml")["patches"]
+    groups = {
+        binding["metadata"]["name"]: binding["subjects"][0]["name"]
+        for binding in objects()
+        if binding["kind"] == "RoleBinding" and binding["subjects"][0]["kind"] == "Group"
+    }
+    assert len(groups) == 3
+    for name, group in groups.items():
+        (patch,) = (p for p in patches if re.fullmatch(p["target"]["name"], name))
+        (change,) = yaml.safe_load(patch["patch"])
+        assert change == {"op": "replace", "path": "/subjects/0/name", "value": group}
+
+
+@pytest.mark.unit
+def test_a_hub_and_we_do_not_both_fetch_the_image() -> None:
+    assert not load("jupyterhub/values.yaml")["prePuller"]["continuous"]["enabled"]
+    tolerations = named("DaemonSet", "dask-flame-prepull")["spec"]["template"]["spec"][
+        "tolerations"
+    ]
+    keys = {toleration["key"] for toleration in tolerations}
+    assert {"hub.jupyter.org/dedicated", "hub.jupyter.org_dedicated"} <= keys
 
 
 @pytest.mark.unit
