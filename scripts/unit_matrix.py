@@ -1,9 +1,12 @@
-"""Run the unit tests with other versions of Python and of the dependencies.
+"""Run tests with other versions of Python and of the dependencies.
 
 ``python scripts/unit_matrix.py --python 3.13 --resolution lowest-direct`` needs uv, an interpreter
 of this version and a package index. The dependencies of dask-flame and of its extras have the
 lowest, or the newest, versions that pyproject.toml allows; the tools of the tests are the newest.
 Packages of the examples (torch, …) are not installed: tests that need them are skipped.
+
+The unit tests are run, or those of ``--smoke``: calls, interrupts and attached applications in
+processes of their own, which depend on the interpreter most. Arguments after ``--`` are pytest's.
 """
 
 from __future__ import annotations
@@ -23,6 +26,12 @@ TOOLS = (
     "aiohttp", "grimp", "hypothesis", "jsonschema", "kubernetes-validate", "nbclient", "nbformat",
     "numpy", "pytest", "pytest-asyncio", "pytest-timeout", "pytest-xdist",
 )  # fmt: skip
+#: Tests of what the interpreter may change: threads, frames, exceptions, pickles and forks.
+SMOKE = (
+    "tests/attached/test_cells.py", "tests/attached/test_interruption.py",
+    "tests/attached/looking", "tests/driver/test_calls.py", "tests/notebook/test_runner_cells.py",
+    "tests/runner/test_worker.py",
+)  # fmt: skip
 
 
 def tools() -> list[str]:
@@ -38,6 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--python", default=f"{sys.version_info.major}.{sys.version_info.minor}")
     parser.add_argument("--resolution", choices=("lowest-direct", "highest"), default="highest")
+    parser.add_argument("--smoke", action="store_true", help="Run tests with processes.")
     parser.add_argument("tests", nargs="*", help="Arguments of pytest.")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="flame-matrix-") as name:
@@ -58,7 +68,8 @@ def main() -> int:
         uv(*install, "-r", str(resolved))
         uv(*install, "-c", str(resolved), *tools())
         uv(*install, "--no-deps", "--editable", str(ROOT))
-        command = [str(python), "-m", "pytest", "-q", "-m", "unit", "-p", "no:cacheprovider"]
+        command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += SMOKE if options.smoke else ("-m", "unit")
         return subprocess.run([*command, *options.tests], cwd=ROOT, check=False).returncode
 
 

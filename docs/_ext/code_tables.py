@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "dask_flame"
 Rows = list[tuple[str, ...]]
 _SETTING = re.compile(r"^(?P<indent> *)(?P<name>[\w-]+):(?P<value>[^#]*)(?:# ?(?P<comment>.*))?$")
 #: The header of an option in a docstring, with the settings that are its defaults.
-_DOCUMENTED = re.compile(r"^    (?P<names>\w+(?:, \w+)*) : .*\(``flame\.(?P<settings>.*)``\)$")
+_DOCUMENTED = re.compile(r"^(?P<names>\w+(?:, \w+)*) : .*\(``flame\.(?P<settings>.*)``\)$")
 
 
 def options() -> Iterator[tuple[str, str, str]]:
@@ -31,7 +31,8 @@ def options() -> Iterator[tuple[str, str, str]]:
     from dask_flame import FlameCluster, Pool
 
     documented: dict[str, str] = {}
-    for line in (FlameCluster.__doc__ or "").splitlines():
+    # Not `__doc__`: its lines are indented until Python 3.12 only.
+    for line in (inspect.getdoc(FlameCluster) or "").splitlines():
         if match := _DOCUMENTED.match(line):
             first, *more = match["settings"].split("``, ``.")
             section = first.rpartition(".")[0]

@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -86,12 +87,19 @@ def digest(path: Path) -> str:
 
 
 def _python(source: str) -> str:
+    """Return the syntax tree as Python 3.11 writes it, so that each version has one digest."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
         if isinstance(node, documented) and ast.get_docstring(node) is not None:
             del node.body[0]
-    return ast.dump(tree)
+        if not getattr(node, "type_params", True):  # only since Python 3.12
+            del node.type_params
+        if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty texts in some places
+            node.values = [v for v in node.values if getattr(v, "value", None) != ""]
+    # Python 3.13 leaves out empty lists, unless it is told.
+    every: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **every)
 
 
 def sources(picture: str, root: Path = ROOT) -> dict[str, str]:

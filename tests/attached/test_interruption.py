@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import logging
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dask_flame.attached.application import interruption
+from dask_flame.attached.application import awaiting, interruption
 from dask_flame.attached.application.interruption import Guard, Work
 from dask_flame.attached.application.server import Server
 from dask_flame.attached.client.application import Application
@@ -317,3 +318,24 @@ def test_the_end_of_an_application_waits_for_all_notebooks_together() -> None:
     server._attached = {One(), One()}
     server.close(1)
     assert events == ["shut", "shut", "join", "join"]
+
+
+@pytest.mark.unit
+def test_an_import_does_not_swallow_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, imports = Guard(), builtins.__import__
+
+    def swallowing(name: str, *args: Any) -> Any:
+        if name == "asyncio":
+            with contextlib.suppress(KeyboardInterrupt):
+                guard.interrupt()
+                for _ in range(1_000):
+                    pass
+        return imports(name, *args)
+
+    async def nothing() -> None:
+        pass
+
+    monkeypatch.setattr(awaiting, "running_loop", lambda: None)
+    monkeypatch.setattr(builtins, "__import__", swallowing)
+    with pytest.raises(KeyboardInterrupt):
+        guard.call(awaiting.awaited, nothing)

@@ -77,7 +77,7 @@ NUMBERS = [0, *_NOT_NUMBERS]
 DURATIONS = [
     *(True, nan, inf, -inf, -1, 10**30, 10**5000, Fraction(10**400), *_JUNK),
     *("", " ", "s", "soon", "5 parsecs", "-1s", "inf s", "1e30 s", "8" * 5000 + "s"),
-    *(timedelta(-1), timedelta.max, np.timedelta64("nat"), np.array([60])),
+    *(timedelta(-1), timedelta.max, np.timedelta64("nat", "s"), np.array([60])),
 ]
 SIZES = [
     *(True, nan, inf, -inf, -1, 0, 0.5, 1, 4, 4096, 10**30, 10**5000, Fraction(10**400), *_JUNK),

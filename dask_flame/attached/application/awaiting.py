@@ -35,7 +35,9 @@ def awaited(make: Callable[[], Any]) -> Any:
 
     Without such a loop, a new one is used in this thread.
     """
-    import asyncio
+    # Code that an import runs may swallow an interrupt, which happens on Python 3.13.
+    with shielded():
+        import asyncio
 
     loop = running_loop()
     if loop is None:

@@ -61,7 +61,8 @@ def test_an_object_without_a_size_is_counted() -> None:
     odd = [Odd() for _ in range(7)]
     # An object without attributes is known to the collector only through its list.
     found = memory(most=10_000, limit=60)
-    assert next(use for use in found.types if use.name.endswith(".Odd")).count == len(odd)
+    use = next(use for use in found.types if use.name.endswith("test_memory.Odd"))
+    assert use.count == len(odd)
 
 
 def test_lines_where_tracemalloc_is_on(traced: None) -> None:
