@@ -64,7 +64,10 @@ class SharedCluster:
             "runners": sorted((str(ws.name), ws.pid) for ws in list(scheduler.workers.values())),
             # Calls that were cancelled hold their slot until they have ended.
             "calls": [(load.busy, load.cancelled) for load in map(scheduler.load, self._names)],
-            "tasks": sorted(map(str, list(scheduler.tasks))),
+            # Those that the Client holds, as they may be on their way to the scheduler.
+            "tasks": sorted(
+                {*map(str, list(scheduler.tasks)), *map(str, list(self.client.futures))}
+            ),
             "plugins": sorted([*scheduler.plugins, *scheduler.worker_plugins]),
             "policy": repr(self.cluster.pools),
         }
@@ -74,8 +77,8 @@ class SharedCluster:
         state = self._state()
         return {name: state[name] for name in state if state[name] != self._before[name]}
 
-    def settle(self) -> None:
-        """Wait until all is as it was at first, and fail if it does not come to that."""
+    def settle(self, within: float) -> None:
+        """Wait until all is as it was at first, and fail if it does not come to that in time."""
 
         def settled() -> bool:
             if not self.changes():
@@ -89,7 +92,7 @@ class SharedCluster:
             return False
 
         with contextlib.suppress(AssertionError):
-            wait_for(settled)
+            wait_for(settled, within)
         assert not (changes := self.changes()), f"not as it was: {changes}"
 
     def close(self) -> None:
@@ -119,8 +122,8 @@ class SharedClusters:
 
 
 @contextlib.contextmanager
-def lent(shared: SharedCluster) -> Iterator[tuple[FlameCluster, Client]]:
-    """Lend a cluster to a test, which leaves it as it was."""
+def lent(shared: SharedCluster, *, within: float = 60) -> Iterator[tuple[FlameCluster, Client]]:
+    """Lend a cluster to a test, which leaves it as it was within so many seconds."""
     with shared.client.as_current():
         yield shared.cluster, shared.client
-    shared.settle()
+    shared.settle(within)
