@@ -18,6 +18,7 @@ from dask_flame import FlameCluster
 from dask_flame.testing import nothing_left
 from dask_flame.testing.leaks import _SHARED
 from tests.support.examples import examples
+from tests.support.shared_clusters import SharedCluster, SharedClusters, lent
 from tests.support.waiting import wait_for
 
 pytest_plugins = ["tests.support.kinds", "tests.support.collection"]
@@ -76,7 +77,7 @@ def _threads() -> set[threading.Thread]:
 
 
 @pytest.fixture(autouse=True)
-def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
+def _clean(request: pytest.FixtureRequest, _shared_cluster: SharedCluster | None) -> Iterator[None]:
     if request.node.get_closest_marker("unit"):
         # It starts no process and no socket: tests/support/kinds.py sees to that. To look at all
         # processes would take longer than the test.
@@ -148,3 +149,28 @@ def flame() -> Iterator[Callable[..., tuple[FlameCluster, Client]]]:
     yield make
     for thing in reversed(made):
         thing.close()
+
+
+@pytest.fixture(scope="module")
+def _shared_clusters() -> Iterator[SharedClusters]:
+    with nothing_left(within=60, owners=("chromium",)):
+        clusters = SharedClusters()
+        yield clusters
+        clusters.close()
+
+
+@pytest.fixture
+def _shared_cluster(request: pytest.FixtureRequest, _checked: None) -> SharedCluster | None:
+    """The shared cluster that a test wants: it is made before `_clean` looks at what there is."""
+    if "shared" not in request.fixturenames:
+        return None
+    clusters: SharedClusters = request.getfixturevalue("_shared_clusters")
+    marker = request.node.get_closest_marker("shared_cluster")
+    return clusters.get({} if marker is None else marker.kwargs)
+
+
+@pytest.fixture
+def shared(_shared_cluster: SharedCluster) -> Iterator[tuple[FlameCluster, Client]]:
+    """A cluster and its client that other tests of the file use too: see its module."""
+    with lent(_shared_cluster) as made:
+        yield made

@@ -48,17 +48,21 @@ def noted(folder: Path) -> list[str]:
     return sorted(file.read_text() for file in folder.iterdir())
 
 
-@pytest.fixture
-def two(flame: Flame) -> tuple[FlameCluster, Client]:
-    """A cluster with two pools, each of which says its name in the environment."""
-    return flame(pools={n: Pool(max=1, env={"POOL": n}) for n in ("cpu", "gpu")})
+def pools(least: int = 0) -> dict[str, Pool]:
+    """Two pools, each of which says its name in the environment."""
+    return {n: Pool(min=least, max=1, env={"POOL": n}) for n in ("cpu", "gpu")}
+
+
+#: The shared cluster of a test has two pools.
+two_pools = pytest.mark.shared_cluster(pools=pools(least=1))
 
 
 # on
 
 
-def test_where_things_go(two: Any) -> None:
-    _, client = two
+@two_pools
+def test_where_things_go(shared: Any) -> None:
+    _, client = shared
     submit = functools.partial(client.submit, pool, pure=False)
     assert submit().result() == "cpu"
     with dask_flame.on("gpu"):
@@ -69,8 +73,9 @@ def test_where_things_go(two: Any) -> None:
     assert submit().result() == "cpu"
 
 
-def test_all_ways_of_submitting_reach_the_pool(two: Any, tmp_path: Path) -> None:
-    _, client = two
+@two_pools
+def test_all_ways_of_submitting_reach_the_pool(shared: Any, tmp_path: Path) -> None:
+    _, client = shared
 
     def seen() -> list[str]:
         pools = noted(tmp_path)
@@ -93,7 +98,8 @@ def test_all_ways_of_submitting_reach_the_pool(two: Any, tmp_path: Path) -> None
         assert seen() == ["gpu"] * 3
 
 
-def test_collections_that_are_computed_inside(two: Any, tmp_path: Path) -> None:
+@two_pools
+def test_collections_that_are_computed_inside(shared: Any, tmp_path: Path) -> None:
     da = pytest.importorskip("dask.array")
     np = pytest.importorskip("numpy")
 
@@ -109,8 +115,8 @@ def test_collections_that_are_computed_inside(two: Any, tmp_path: Path) -> None:
     assert len(noted(tmp_path)) >= 4
 
 
-def test_everything_reaches_the_tasks(flame: Flame) -> None:
-    cluster, client = flame(max=1)
+def test_everything_reaches_the_tasks(shared: Any) -> None:
+    cluster, client = shared
     with dask_flame.on(timeout="90s", rerun=False):
         future = client.submit(spin, 0.1)
     wait(future)
@@ -137,8 +143,9 @@ def test_wrong_arguments_are_refused_at_once(arguments: dict[str, Any], said: st
             dask_flame.call(int, **arguments)
 
 
-def test_an_unknown_pool_is_refused_before_anything_is_sent(two: Any) -> None:
-    cluster, _ = two
+@two_pools
+def test_an_unknown_pool_is_refused_before_anything_is_sent(shared: Any) -> None:
+    cluster, _ = shared
     said = r"there is no pool 'tpu'; there are 'cpu', 'gpu'"
     for use in (
         lambda: dask_flame.on("tpu").__enter__(),
@@ -151,8 +158,9 @@ def test_an_unknown_pool_is_refused_before_anything_is_sent(two: Any) -> None:
     assert not cluster.scheduler.tasks
 
 
-def test_an_unknown_pool_in_an_annotation_fails_the_call(two: Any) -> None:
-    _, client = two
+@two_pools
+def test_an_unknown_pool_in_an_annotation_fails_the_call(shared: Any) -> None:
+    _, client = shared
     with dask.annotate(pool="tpu"):
         future = client.submit(int)
     with pytest.raises(PoolError, match="there is no pool 'tpu'"):
@@ -162,8 +170,8 @@ def test_an_unknown_pool_in_an_annotation_fails_the_call(two: Any) -> None:
 # call
 
 
-def test_a_call_returns_or_raises(flame: Flame) -> None:
-    _, client = flame(max=1)
+def test_a_call_returns_or_raises(shared: Any) -> None:
+    _, client = shared
     assert dask_flame.call(divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         dask_flame.call(divmod, 7, 0)
@@ -172,19 +180,18 @@ def test_a_call_returns_or_raises(flame: Flame) -> None:
     assert dask_flame.call(linger, 0.01) == "done"
 
 
-def test_calls_are_never_taken_for_the_same(flame: Flame) -> None:
-    flame(max=1)
+def test_calls_are_never_taken_for_the_same(shared: Any) -> None:
     assert dask_flame.call(os.urandom, 8) != dask_flame.call(os.urandom, 8)
 
 
-def test_names_that_submit_takes_for_its_own(flame: Flame) -> None:
-    flame(max=1)
+def test_names_that_submit_takes_for_its_own(shared: Any) -> None:
     options = {"key": 1, "workers": 2, "priority": 3, "func": 4, "retries": 5, "pure": 6}
     assert dask_flame.call(dict, other=7, **options) == {**options, "other": 7}
     assert dask_flame.call(functools.partial(dict, timeout=1, pool=2)) == {"timeout": 1, "pool": 2}
 
 
-def test_a_call_over_a_block(two: Any) -> None:
+@two_pools
+def test_a_call_over_a_block(shared: Any) -> None:
     @dask_flame.call
     def here() -> str:
         return pool()
@@ -249,8 +256,8 @@ def test_it_works_on_a_stock_cluster() -> None:
 
 
 @pytest.mark.parametrize("what", [spin, linger])
-def test_a_call_that_overruns(what: Any, flame: Flame) -> None:
-    cluster, _ = flame(max=1)
+def test_a_call_that_overruns(what: Any, shared: Any) -> None:
+    cluster, _ = shared
     dask_flame.call(int)
     start = time.monotonic()
     with pytest.raises(CallTimeout, match=r"timeout=1 s.* on runner-1 ") as caught:
@@ -319,9 +326,9 @@ def test_the_other_call_on_the_runner_is_unharmed(flame: Flame) -> None:
     assert other.result() == "done"
 
 
-def test_late_calls_and_short_ones_behind_them(flame: Flame) -> None:
+def test_late_calls_and_short_ones_behind_them(shared: Any) -> None:
     """An interruption that comes as its call ends reaches none of those that come after."""
-    cluster, client = flame(max=1)
+    cluster, client = shared
     late, seconds = 0, 0.02
     for _ in range(100):
         with dask_flame.on(timeout=0.02):
@@ -397,21 +404,22 @@ def test_interrupting_the_driver_cancels_the_call(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["compute", "submit"])
-def test_the_error_of_a_nested_call_is_that_of_its_caller(how: str, flame: Flame) -> None:
-    _, client = flame(max=1)
+def test_the_error_of_a_nested_call_is_that_of_its_caller(how: str, shared: Any) -> None:
+    _, client = shared
     error = client.submit(computes, how).exception(timeout=60)
     assert type(error) is ZeroDivisionError
     assert error.__context__ is None
 
 
 @pytest.mark.parametrize("what", [nested, nested_coroutine])
-def test_nested_calls_at_one_runner_with_one_slot(what: Any, flame: Flame) -> None:
-    cluster, _ = flame(max=1, concurrency=1)
+def test_nested_calls_at_one_runner_with_one_slot(what: Any, shared: Any) -> None:
+    cluster, _ = shared
     assert dask_flame.call(what, 3) == 8
     assert len([e for e in cluster.events if e.kind == "ready"]) == 1
 
 
-def test_nested_calls_go_to_the_pools_that_they_name(two: Any) -> None:
+@two_pools
+def test_nested_calls_go_to_the_pools_that_they_name(shared: Any) -> None:
     def outer() -> list[str]:
         with dask_flame.on("gpu"):
             on_gpu = get_client().submit(pool, pure=False).result()
@@ -501,7 +509,9 @@ def test_a_method_that_is_called_on_a_temporary_proxy(actors: None, flame: Flame
     wait_for(lambda: not any(ws.actors for ws in cluster.scheduler.workers.values()))
 
 
-def test_placed_objects_in_pools_and_errors_of_their_making(actors: None, two: Any) -> None:
+def test_placed_objects_in_pools_and_errors_of_their_making(actors: None, flame: Flame) -> None:
+    flame(pools=pools())
+
     class Where:
         pool = ""
 
@@ -580,9 +590,9 @@ def test_threads_of_the_driver_may_call(flame: Flame) -> None:
     assert sorted(seen) == list(range(8))
 
 
-def test_a_call_can_be_profiled_whatever_ran_before_it(flame: Flame) -> None:
+def test_a_call_can_be_profiled_whatever_ran_before_it(shared: Any) -> None:
     """CPython 3.11 looks for requested exceptions without end, if it has not forgotten them."""
-    cluster, client = flame(max=1)
+    cluster, client = shared
 
     def cancel() -> None:
         future = client.submit(spin, pure=False)

@@ -20,7 +20,11 @@ from dask_flame.scheduler.inline_results import _EACH, InlineResults
 from tests.scheduler.inline_calls import LARGE, large, once, pid
 from tests.support.waiting import until, wait_for
 
-Flame = Callable[..., tuple[FlameCluster, Client]]
+#: An actor holds a slot.
+pytestmark = pytest.mark.shared_cluster(concurrency=2)
+
+Made = tuple[FlameCluster, Client]
+Flame = Callable[..., Made]
 
 
 @pytest.mark.unit
@@ -60,9 +64,9 @@ def kill(cluster: FlameCluster, process: int) -> None:
 
 @pytest.mark.process
 def test_a_small_result_is_read_without_its_runner(
-    flame: Flame, monkeypatch: pytest.MonkeyPatch
+    shared: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, client = flame(max=1)
+    _, client = shared
     small, big = client.submit(lambda: {"loss": [0.5, 0.25]}), client.submit(bytes, LARGE)
     wait([small, big])
     asked = []
@@ -134,8 +138,8 @@ def test_copies_go_with_their_results(flame: Flame) -> None:
 
 
 @pytest.mark.process
-def test_other_data_with_the_same_key_replace_the_copy(flame: Flame) -> None:
-    cluster, client = flame(max=1)
+def test_other_data_with_the_same_key_replace_the_copy(shared: Made) -> None:
+    cluster, client = shared
     future = client.submit(int, 1, key="one")
     assert future.result() == 1
     client.scatter({"one": 2})
@@ -172,8 +176,8 @@ def test_none_is_sent_if_the_setting_says_so(tmp_path: Any) -> None:
 
 
 @pytest.mark.process
-def test_an_actor_and_what_is_no_plain_data_stay_on_the_runner(flame: Flame) -> None:
-    cluster, client = flame(max=1, concurrency=2)
+def test_an_actor_and_what_is_no_plain_data_stay_on_the_runner(shared: Made) -> None:
+    cluster, client = shared
 
     class Counter:
         n = 0
@@ -182,7 +186,6 @@ def test_an_actor_and_what_is_no_plain_data_stay_on_the_runner(flame: Flame) -> 
             self.n += 1
             return self.n
 
-    client.submit(bytes, LARGE).result()  # so that there is a runner
     actor = client.submit(Counter, actor=True).result()
     assert actor.more().result() == 1
     other = client.submit(Counter)
@@ -191,8 +194,8 @@ def test_an_actor_and_what_is_no_plain_data_stay_on_the_runner(flame: Flame) -> 
 
 
 @pytest.mark.process
-def test_a_result_that_cannot_be_pickled_at_once_fails_nobody(flame: Flame) -> None:
-    _, client = flame(max=1)
+def test_a_result_that_cannot_be_pickled_at_once_fails_nobody(shared: Made) -> None:
+    _, client = shared
 
     def deep() -> list[Any]:
         nested: list[Any] = []

@@ -43,11 +43,16 @@ def most_at_once(spans: list[tuple[str, float, float]]) -> Counter[str]:
     return most
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
+@pytest.mark.parametrize(
+    "concurrency",
+    [
+        pytest.param(1, marks=pytest.mark.shared_cluster(max=2)),
+        pytest.param(3, marks=pytest.mark.shared_cluster(max=2, concurrency=3)),
+    ],
+)
 @pytest.mark.parametrize("how", ["map", "one by one"])
-def test_no_runner_has_more_calls_than_slots(flame: Any, concurrency: int, how: str) -> None:
-    cluster, client = flame(min=2, max=2, concurrency=concurrency)
-    client.wait_for_workers(2)
+def test_no_runner_has_more_calls_than_slots(shared: Any, concurrency: int, how: str) -> None:
+    cluster, client = shared
     seen: Counter[str] = Counter()
 
     class Watch(threading.Thread):
@@ -116,8 +121,8 @@ def test_runners_that_join_later_take_what_waits(flame: Any) -> None:
     assert len(set(client.gather(futures))) == 4
 
 
-def test_calls_go_in_order_of_priority(flame: Any) -> None:
-    cluster, client = flame(min=1, max=1)
+def test_calls_go_in_order_of_priority(shared: Any) -> None:
+    cluster, client = shared
     gate = Event("gate", client=client)
     first = client.submit(gate.wait)
     wait_for(lambda: any(m.busy for m in cluster.runners.values()))
@@ -130,9 +135,9 @@ def test_calls_go_in_order_of_priority(flame: Any) -> None:
     assert max(order[0]) <= min(order[1])
 
 
-def test_restricted_calls_wait_for_their_runner_and_block_nobody(flame: Any) -> None:
-    cluster, client = flame(min=2, max=2)
-    client.wait_for_workers(2)
+@pytest.mark.shared_cluster(max=2)
+def test_restricted_calls_wait_for_their_runner_and_block_nobody(shared: Any) -> None:
+    cluster, client = shared
     gate = Event("gate", client=client)
     long = client.submit(gate.wait, workers=["runner-1"])
     wait_for(lambda: long.key in cluster.scheduler.tasks and cluster.runners["runner-1"].busy)
@@ -158,8 +163,8 @@ def test_calls_that_no_runner_could_take_boot_none(flame: Any) -> None:
     wait_for(lambda: cluster.scheduler.waiting() == 0)
 
 
-def test_a_call_that_secedes_gives_its_slot_back(flame: Any) -> None:
-    _, client = flame(min=1, max=1)
+def test_a_call_that_secedes_gives_its_slot_back(shared: Any) -> None:
+    _, client = shared
 
     def outer() -> int:
         with worker_client() as inner:
@@ -191,9 +196,9 @@ def test_a_call_that_rejoins_has_its_slot_back(flame: Any, tmp_path: Path) -> No
 
 
 def test_a_cancelled_call_holds_its_slot_until_its_thread_is_free(
-    flame: Any, tmp_path: Path
+    shared: Any, tmp_path: Path
 ) -> None:
-    cluster, client = flame(min=1, max=1)
+    cluster, client = shared
     with Stubborn(tmp_path) as stubborn:
         cancelled = client.submit(stubborn.call)
         stubborn.has_begun()
@@ -225,9 +230,9 @@ def test_a_call_that_is_wanted_again_too_early_holds_nobody_up(flame: Any, tmp_p
     assert other.result(timeout=60) == 0
 
 
-def test_a_new_call_goes_past_a_cancelled_one_to_a_free_runner(flame: Any, tmp_path: Path) -> None:
-    cluster, client = flame(min=2, max=2)
-    client.wait_for_workers(2)
+@pytest.mark.shared_cluster(max=2)
+def test_a_new_call_goes_past_a_cancelled_one_to_a_free_runner(shared: Any, tmp_path: Path) -> None:
+    cluster, client = shared
     with Stubborn(tmp_path) as stubborn:
         first = client.submit(stubborn.call)
         stubborn.has_begun()
@@ -249,8 +254,8 @@ def test_a_call_that_does_not_stop_is_not_waited_for_while_there_may_be_more_run
         assert cluster.scheduler.demand() == 0
 
 
-def test_retries_reschedules_and_errors_give_their_slot_back(flame: Any, tmp_path: Path) -> None:
-    cluster, client = flame(min=1, max=1)
+def test_retries_reschedules_and_errors_give_their_slot_back(shared: Any, tmp_path: Path) -> None:
+    cluster, client = shared
 
     def flaky(path: str) -> int:
         tries = Path(path)

@@ -28,9 +28,10 @@ from dask_flame.errors import CallFailed
 from dask_flame.serialization.packed import PackedTask
 from tests.support.waiting import wait_for
 
-pytestmark = pytest.mark.process
+pytestmark = [pytest.mark.process, pytest.mark.shared_cluster(concurrency=2)]
 
-Make = Callable[..., tuple[FlameCluster, Client]]
+Made = tuple[FlameCluster, Client]
+Make = Callable[..., Made]
 
 
 class Own(BaseException):
@@ -45,7 +46,8 @@ def no_checks() -> Iterator[None]:
 
 
 def waits() -> None:
-    threading.Event().wait()
+    while True:
+        time.sleep(0.05)  # where it can be interrupted
 
 
 def exits() -> None:
@@ -183,8 +185,8 @@ def pid() -> int:
     return os.getpid()
 
 
-def test_a_call_that_ends_without_an_exception_fails_alone(flame: Make) -> None:
-    cluster, client = flame(max=1, concurrency=2)
+def test_a_call_that_ends_without_an_exception_fails_alone(shared: Made) -> None:
+    cluster, client = shared
     with dask_flame.on(rerun=False):
         neighbour = client.submit(waits)
     runner = client.submit(pid).result()
@@ -204,8 +206,8 @@ def test_a_call_that_ends_without_an_exception_fails_alone(flame: Make) -> None:
     neighbour.cancel()
 
 
-def test_an_error_that_cannot_be_sent_is_told_by_its_text(flame: Make) -> None:
-    cluster, client = flame(max=1)
+def test_an_error_that_cannot_be_sent_is_told_by_its_text(shared: Made) -> None:
+    cluster, client = shared
     for call, kind, text in ERRORS:
         for future in (client.submit(call), client.submit(awaited, call)):
             with pytest.raises(kind, match=text):
@@ -213,8 +215,8 @@ def test_an_error_that_cannot_be_sent_is_told_by_its_text(flame: Make) -> None:
     assert list(cluster.runners) == ["runner-1"]
 
 
-def test_where_it_failed_is_shown_from_the_users_own_line_on(flame: Make) -> None:
-    _, client = flame(max=1)
+def test_where_it_failed_is_shown_from_the_users_own_line_on(shared: Made) -> None:
+    _, client = shared
     frame = client.submit(exits).exception().__traceback__
     error = client.submit(own_cause)
     error.exception()
@@ -245,8 +247,8 @@ def takes(*args: Any, **kwargs: Any) -> str:
     return "ran"
 
 
-def test_a_call_that_a_runner_cannot_read_fails_with_the_import_error(flame: Make) -> None:
-    cluster, client = flame(max=1, concurrency=2)
+def test_a_call_that_a_runner_cannot_read_fails_with_the_import_error(shared: Made) -> None:
+    cluster, client = shared
     with dask_flame.on(rerun=False):
         neighbour = client.submit(waits)
     for call in (lambda: client.submit(takes, Unreadable(), pure=False),
@@ -305,8 +307,8 @@ def test_an_object_that_exits_stays(flame: Make, no_checks: None) -> None:
     assert list(cluster.runners) == ["runner-1"]
 
 
-def test_a_clock_does_not_run_while_a_call_is_read(flame: Make) -> None:
-    _, client = flame(max=1)
+def test_a_clock_does_not_run_while_a_call_is_read(shared: Made) -> None:
+    _, client = shared
     with dask_flame.on(timeout="0.5s"):
         assert client.submit(takes, SlowToRead()).result(timeout=60) == "ran"
 
@@ -326,9 +328,9 @@ def _name() -> str:
     return str(get_worker().name)
 
 
-def test_reading_a_call_holds_up_no_other(flame: Make, tmp_path: Path) -> None:
+def test_reading_a_call_holds_up_no_other(shared: Made, tmp_path: Path) -> None:
     """Not the event loop, by which the runner is told of others and says that it lives."""
-    cluster, client = flame(max=1, concurrency=2)
+    cluster, client = shared
     client.submit(_name).result()
     slow = client.submit(takes, ReadLater(tmp_path / "read"), pure=False)
     assert client.submit(_name, pure=False).result(timeout=60) == "runner-1"
@@ -354,8 +356,8 @@ def _later(driver: int, when: Path) -> Any:
     return ReadLater(when)
 
 
-def test_annotations_that_a_message_cannot_carry_stay_with_the_scheduler(flame: Make) -> None:
-    cluster, client = flame(max=1)
+def test_annotations_that_a_message_cannot_carry_stay_with_the_scheduler(shared: Made) -> None:
+    cluster, client = shared
     with dask.annotate(mark=Unreadable(), plain=[1, {"a": None}]):
         seen = client.submit(_annotations, key="seen").result(timeout=60)
     assert seen["plain"] == (1, {"a": None})
@@ -367,8 +369,8 @@ def _annotations() -> Any:
     return get_worker().state.tasks["seen"].annotations
 
 
-def test_other_executors_are_given_packed_calls_too(flame: Make) -> None:
-    _, client = flame(max=1)
+def test_other_executors_are_given_packed_calls_too(shared: Made) -> None:
+    _, client = shared
     with dask.annotate(executor="offload"):
         assert client.submit(takes).result(timeout=60) == "ran"
         with pytest.raises(CallFailed, match=r"SystemExit\(3\)"):
@@ -473,8 +475,8 @@ def interrupts_itself() -> str:
     return "goes on"
 
 
-def test_what_a_call_leaves_on_the_event_loop_does_not_end_it(flame: Make) -> None:
-    cluster, client = flame(max=1, concurrency=2)
+def test_what_a_call_leaves_on_the_event_loop_does_not_end_it(shared: Made) -> None:
+    cluster, client = shared
     with dask_flame.on(rerun=False):
         neighbour = client.submit(waits)
         for call in (exits_beside, interrupts_itself):
@@ -585,14 +587,14 @@ async def stops_the_loop() -> str:
     return "goes on"
 
 
-def test_a_call_that_stops_its_loop(flame: Make) -> None:
-    cluster, client = flame(max=1)
+def test_a_call_that_stops_its_loop(shared: Made) -> None:
+    cluster, client = shared
     assert client.submit(stops_the_loop).result(timeout=60) == "goes on"
     assert list(cluster.runners) == ["runner-1"]
 
 
-def test_a_key_that_no_message_can_carry_fails_its_call_alone(flame: Make) -> None:
-    _, client = flame(max=1)
+def test_a_key_that_no_message_can_carry_fails_its_call_alone(shared: Made) -> None:
+    _, client = shared
     other = client.submit(time.sleep, 0.5)
     for key in ("file-\udcff.txt", ("file-\udcff.txt", 1)):
         bad = client.submit(abs, -1, key=key)
@@ -622,8 +624,8 @@ def from_a_lock() -> None:
         raise ValueError("from a lock") from cause
 
 
-def test_an_error_keeps_its_class_where_what_it_holds_cannot_be_sent(flame: Make) -> None:
-    _, client = flame(max=1)
+def test_an_error_keeps_its_class_where_what_it_holds_cannot_be_sent(shared: Made) -> None:
+    _, client = shared
     with pytest.raises(ValueError, match="with a lock") as caught:
         client.submit(with_a_lock).result(timeout=60)
     assert caught.value.kept == 3  # type: ignore[attr-defined]

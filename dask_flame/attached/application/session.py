@@ -14,34 +14,25 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
-from dask_flame.attached.application import audit, cells, completion, exits, values
-from dask_flame.attached.application.awaiting import awaited
-from dask_flame.attached.application.display import formatted
+from dask_flame.attached.application import audit, cells, completion, values
+from dask_flame.attached.application.cell_run import CellRun
+from dask_flame.attached.application.following import GIVE_UP, follow
 from dask_flame.attached.application.interruption import Work
 from dask_flame.attached.application.outputs import Outputs
 from dask_flame.attached.application.questions import Asked, ask
 from dask_flame.attached.wire import Message
-from dask_flame.core.cell_streams import redirected
 from dask_flame.errors import AttachError
 
 #: Sends an answer, with the bytes of a value. Raises OSError if nobody listens any more.
 Send = Callable[[Message, bytes], None]
 
-#: Default time limit of a cell, in seconds.
-CELL_TIMEOUT = 60.0
 #: Time limit of other requests, in seconds.
 _ANSWER_WITHIN = 10.0
-#: Seconds after which work that does not react to interrupts is left alone.
-_GIVE_UP = 5.0
-#: Seconds between two interrupts of work that goes on.
-_INSIST = 0.1
-#: Seconds for which output is collected before it is sent.
-_COLLECT = 0.03
 #: Maximum number of requests of an attachment at a time, each of which has a thread.
 _MOST_OPEN = 64
 _numbers = itertools.count(1)
@@ -138,7 +129,7 @@ class Session:
                 self._cell = request
             self._open.add(request)
 
-    def close(self, within: float = 2 * _GIVE_UP) -> None:
+    def close(self, within: float = 2 * GIVE_UP) -> None:
         """Interrupt everything, and forget the names; wait at most ``within`` seconds."""
         with self._lock:
             self._closed = True
@@ -272,97 +263,37 @@ class Session:
         """Run a cell, send its output, and return its outcome and the bytes of its value."""
         number = next(self._count)
         filename = f"<{self._application}, attachment {self._number}, cell {number}>"
-        timeout = message.get("timeout", CELL_TIMEOUT)
-        source = str(message.get("source", ""))
-        self._log.note("cell", f"runs cell {number}", source)
-        outputs = Outputs()
-        fetch = bool(message.get("fetch"))
-        most = int(message.get("most") or values.MOST_VALUE)
-
-        @contextlib.contextmanager
-        def around() -> Iterator[None]:
-            outputs.thread = threading.get_ident()
-            with redirected(outputs), exits.refused():
-                yield
-
-        def run() -> tuple[dict[str, Any], bytes]:
-            value = _call(data) if data else cells.execute(source, filename, self._namespace)
-            sent = values.pickled(value, "the value", most) if fetch else b""
-            if value is None or fetch or message.get("quiet"):
-                return {"value": None, "metadata": {}}, sent
-            shown, metadata = formatted(value)
-            return {"value": shown, "metadata": metadata}, sent
-
-        begun = time.monotonic()
-        work = self._work(request, run, around())
-        why = self._follow(work, timeout=timeout, outputs=outputs, request=request)
-        for item in outputs.close():
+        cell = CellRun(message, data, number=number, filename=filename, namespace=self._namespace)
+        self._log.note("cell", f"runs cell {number}", cell.source)
+        work = self._work(request, cell.run, cell.around())
+        send = partial(self._pass_on, request, cell.outputs)
+        why = self._follow(work, timeout=cell.timeout, pass_on=send)
+        for item in cell.outputs.close():
             with contextlib.suppress(ValueError, TypeError, RecursionError):
                 self._answer(request, "item", {"output": item})
-        seconds = time.monotonic() - begun
-        outcome: dict[str, Any] = {"status": "ok", "seconds": seconds, "cell": number}
-        sent = b""
-        if not work.done.is_set():
-            outcome |= {"status": "error", "error": _left(why, timeout)}
-        elif work.error is not None:
-            error = cells.error_of(work.error, filename)
-            if why == "timeout":
-                error = {**error, "name": "CallTimeout", "value": _expired(timeout)}
-                error["traceback"].append(f"CallTimeout: {error['value']}")
-            outcome |= {"status": "error", "error": error}
-            work.error = None
-        else:
-            more, sent = work.result
-            outcome |= more
+        outcome, sent = cell.outcome(work, why)
         failed = outcome["error"]["name"] if outcome["status"] == "error" else "ok"
+        seconds = outcome["seconds"]
         self._log.note("cell", f"cell {number} has ended: {failed}, {seconds:.2f} s")
         return outcome, sent
 
-    def _follow(
-        self,
-        work: Work,
-        *,
-        timeout: float | None,
-        outputs: Outputs | None = None,
-        request: Any = None,
-    ) -> str:
-        """Send the output of work until it has ended, or does not react to being interrupted.
+    def _pass_on(self, request: Any, outputs: Outputs) -> None:
+        """Send the output that a cell has made so far."""
+        if not outputs.ready.is_set():
+            return
+        try:
+            for item in outputs.drain():
+                self._answer(request, "item", {"output": item})
+        except _Gone:
+            self._closed = True  # interrupt it
+        except Exception as error:
+            # Whatever it is, the cell must not go on without supervision.
+            outputs.text("stderr", f"an output was not sent: {type(error).__name__}\n")
 
-        Returns
-        -------
-        str
-            Why it was stopped: empty, ``cancel``, ``timeout`` or ``detach``. It may have been
-            interrupted without that, and go on.
-        """
-        begun = time.monotonic()
-        why, since = "", 0.0
-        while not work.done.wait(_COLLECT if outputs is not None or why else 0.2):
-            if outputs is not None and outputs.ready.is_set():
-                try:
-                    for item in outputs.drain():
-                        self._answer(request, "item", {"output": item})
-                except _Gone:
-                    self._closed = True  # interrupt it
-                except Exception as error:
-                    # Whatever it is, the cell must not go on without supervision.
-                    outputs.text("stderr", f"an output was not sent: {type(error).__name__}\n")
-            work.watch()
-            now = time.monotonic()
-            if not why:
-                if self._closed:
-                    why = "detach"
-                elif work.canceled:
-                    why = "cancel"
-                elif timeout is not None and now - begun > timeout:
-                    why = "timeout"
-                since = now
-            if why:
-                if now - since > _GIVE_UP:
-                    break
-                work.interrupt(every=_INSIST)
-            elif work.blocked_for() > _GIVE_UP:
-                break
-        return why
+    def _follow(
+        self, work: Work, *, timeout: float | None, pass_on: Callable[[], None] | None = None
+    ) -> str:
+        return follow(work, timeout=timeout, detached=lambda: self._closed, pass_on=pass_on)
 
     def _work(
         self,
@@ -429,33 +360,7 @@ def _result(work: Work) -> Any:
     return work.result
 
 
-def _call(data: bytes) -> Any:
-    """Call a pickled function."""
-    import pickle
-
-    function, args, kwargs = pickle.loads(data)
-    value = function(*args, **kwargs)
-    return awaited(lambda: value) if hasattr(value, "__await__") else value
-
-
 def _builtins() -> dict[str, Any]:
     import builtins
 
     return {"__builtins__": builtins}
-
-
-def _expired(timeout: float | None) -> str:
-    return (
-        f"the cell has run for its time limit of {timeout:g} s; write %%flame on=NAME timeout=10m, "
-        "or app.run(…, timeout=600)"
-    )
-
-
-def _left(why: str, timeout: float | None) -> dict[str, Any]:
-    said = (
-        "the cell was interrupted and does not stop: it is in code that is not Python, or catches "
-        "the interrupt. It goes on in its thread until it returns; nobody sees what it prints"
-    )
-    if why == "timeout":
-        said = f"{_expired(timeout)}; {said}"
-    return {"name": "KeyboardInterrupt", "value": said, "traceback": [f"KeyboardInterrupt: {said}"]}

@@ -9,19 +9,13 @@ import logging
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import dask.config
-
 from dask_flame.backends.base import Backend
-from dask_flame.backends.environment import DASHBOARD_TOKEN
 from dask_flame.backends.local.connection_file import write_connection
 from dask_flame.backends.local.exit_reasons import ExitReasons, out_of_memory
 from dask_flame.backends.local.fork_server import PACKAGES
@@ -31,15 +25,20 @@ from dask_flame.backends.local.options import LocalOptions
 from dask_flame.backends.local.result_folder import DriverFolder
 from dask_flame.backends.local.runner_kinds import RunnerKinds
 from dask_flame.backends.local.sampling_intervals import interval_factor
+from dask_flame.backends.local.supervisor_start import (
+    END_WITHIN,
+    START_WITHIN,
+    make_folder,
+    not_started,
+    scratch_place,
+    start_supervisor,
+    wait_for_end,
+)
 from dask_flame.backends.runner_events import STOPPED
 from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.core.connection import ConnectionInfo
 from dask_flame.core.folder_locks import lock
-from dask_flame.core.open_files import usual_limit
-from dask_flame.core.own_folders import make_own, why_unsafe
-from dask_flame.core.process_settings import interpreter_flags
-from dask_flame.core.processes import MARK, NO_MARK
 from dask_flame.core.resource_trackers import end_all_marked, wait_for_trackers
 from dask_flame.core.threads import in_thread
 from dask_flame.errors import BackendError
@@ -52,8 +51,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("dask_flame")
 
-_START_WITHIN = 60.0
-_END_WITHIN = 10.0
 #: Seconds between the end of a supervisor and the start of the next one.
 _AGAIN_AFTER, _AGAIN_AT_MOST = 0.5, 30.0
 #: Seconds in which the runners of a killed supervisor begin to end what it leaves.
@@ -123,57 +120,26 @@ class LocalBackend(Backend):
             raise BackendError('backend="local" needs Linux or macOS; on Windows, use WSL')
         if self._closed:
             raise BackendError("the cluster is closed")
-        supervisor = find_spec("dask_flame.backends.local.supervisor.__main__")
-        assert supervisor is not None
-        assert supervisor.origin is not None
-        place = _place()
+        place = scratch_place()
         if self._folder is None:
-            self._folder = _make_folder(self._mark, place)
+            self._folder = make_folder(self._mark, place)
         self._supervisors += 1
-        ours, theirs = socket.socketpair()
-        first = self._kinds.first()
-        try:
-            mark, files = f"{self._mark}/{self._supervisors}", str(usual_limit())
-            words = [str(theirs.fileno()), mark, str(os.getpid())]
-            words += [place, self._folder.path, files]
-            # Templates are forked from the supervisor.
-            environment = {k: v for k, v in os.environ.items() if k != DASHBOARD_TOKEN}
-            if first is not None:
-                # The supervisor forks the first template from itself, at once.
-                words.append(first["key"])
-                environment = {**environment, **first["env"], MARK: NO_MARK}
-            # Not asyncio's subprocess: its child watcher would outlive the loop.
-            self._supervisor = subprocess.Popen(  # noqa: ASYNC220
-                [sys.executable, "-P", *interpreter_flags(), supervisor.origin, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        except OSError as error:
-            ours.close()
-            raise BackendError(f"cannot start processes on this machine: {error}") from error
-        finally:
-            theirs.close()
+        self._supervisor, ours = start_supervisor(
+            f"{self._mark}/{self._supervisors}",
+            place=place,
+            folder=self._folder.path,
+            first=self._kinds.first(),
+        )
         self._hello = asyncio.get_running_loop().create_future()
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=1 << 26)
         self._listening = asyncio.create_task(self._listen(reader))
         for message in self._kinds.all():
             self._send(message)
         try:
-            await asyncio.wait_for(asyncio.shield(self._hello), _START_WITHIN)
+            await asyncio.wait_for(asyncio.shield(self._hello), START_WITHIN)
         except (TimeoutError, ConnectionError) as error:
             await self._end_supervisor()
-            why = "it has ended at once"
-            if isinstance(error, TimeoutError):
-                why = (
-                    f"nothing was heard of it for {_START_WITHIN:g} s. The load of this machine is "
-                    f"{os.getloadavg()[0]:.0f}, with {os.cpu_count()} cores; try again when it is "
-                    "less busy"
-                )
-            said = f"the supervisor of the local runners did not start: {why}"
-            raise BackendError(said) from error
+            raise not_started(error) from error
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:
         for spec in specs:
@@ -307,7 +273,7 @@ class LocalBackend(Backend):
             await self._disconnect(self._writer)
             self._writer = None
         if self._supervisor is not None:
-            await _gone(self._supervisor)
+            await wait_for_end(self._supervisor)
             self._supervisor = None
         if self._listening is not None:
             await self._listening
@@ -327,7 +293,7 @@ class LocalBackend(Backend):
             writer.write_eof()
             writer.close()
             # A supervisor that does not read is killed.
-            await asyncio.wait_for(writer.wait_closed(), _END_WITHIN)
+            await asyncio.wait_for(writer.wait_closed(), END_WITHIN)
         writer.transport.abort()
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -447,61 +413,6 @@ class LocalBackend(Backend):
         self._devices.take_back(name)
         self._gone.pop(name).set()
         self.ended(Ended(name=name, why=why, output=output))
-
-
-def _place() -> str:
-    """Return where to create the scratch folder, by Dask's setting; empty for the default.
-
-    Raises
-    ------
-    BackendError
-        Nothing can be written there, or other users could replace what is there.
-    """
-    place = dask.config.get("temporary-directory", default=None)
-    if not place:
-        _check_safe(tempfile.gettempdir())
-        return ""
-    place = os.path.abspath(os.path.expanduser(str(place)))
-    try:
-        make_own(place)
-        tempfile.TemporaryFile(dir=place).close()
-    except OSError as error:
-        raise BackendError(
-            f"temporary-directory in Dask's configuration is {place!r}, where nothing can be "
-            f'written: {error.strerror}; write dask.config.set({{"temporary-directory": "/tmp"}})'
-        ) from None
-    _check_safe(place)
-    return place
-
-
-def _check_safe(place: str) -> None:
-    """Refuse a folder in which other users could put their files in place of a cluster's."""
-    if why := why_unsafe(place):
-        own = os.path.join(os.path.expanduser("~"), ".cache", "dask-flame", "tmp")
-        raise BackendError(
-            f"the temporary folder {place!r} is not safe from other users of this machine: {why}; "
-            f'write dask.config.set({{"temporary-directory": {own!r}}}), or name another folder of '
-            "your own"
-        )
-
-
-def _make_folder(cluster: str, place: str) -> DriverFolder:
-    try:
-        return DriverFolder(cluster, place)
-    except OSError as error:
-        where = place or tempfile.gettempdir()
-        raise BackendError(
-            f"no folder can be made in {where}: {error.strerror}; make room there, or write "
-            'dask.config.set({"temporary-directory": "/another/folder"})'
-        ) from error
-
-
-async def _gone(supervisor: subprocess.Popen[bytes]) -> None:
-    try:
-        await in_thread(supervisor.wait, _END_WITHIN)
-    except subprocess.TimeoutExpired:
-        supervisor.kill()
-        await in_thread(supervisor.wait)
 
 
 def _alike(specs: Sequence[RunnerSpec]) -> Iterator[list[RunnerSpec]]:

@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 
 _HERE = Path(__file__).parent
 #: The helpers that these tests import in a pod.
-_SUPPORT = ("__init__", "collection", "examples", "kinds", "paths", "waiting")
+_SUPPORT = ("__init__", "collection", "examples", "kinds", "paths", "shared_clusters", "waiting")
 #: Where the tests lie in a driver's pod, and where it may write.
 _FILES, _WORK = "/opt/dask-flame-test", "/work"
 _OURS = "app.kubernetes.io/managed-by=dask-flame"

@@ -578,7 +578,7 @@ def test_closing_in_the_middle_leaves_nothing(flame: Any, after: float) -> None:
 
 
 def test_closing_while_a_frozen_runner_is_waited_for(flame: Any) -> None:
-    cluster, client = flame(max=1, idle_timeout="10m")
+    cluster, client = flame(max=1, idle_timeout="10m", shutdown_timeout="2s")
     (a,) = several(cluster, client, 1)
     future = client.submit(array, 1)
     future.result()
