@@ -108,7 +108,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "config.toml",
         "data",
-        "model.txt",
+        *(f"model-0.{n}.txt" for n in (1, 2, 3)),
         "results",
     ]
 
