@@ -106,6 +106,7 @@ def test_the_page_of_files_runs(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("rate = 0.1\n")
     check_pages([ROOT / "docs/files.md"], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best-weights.txt",
         "config.toml",
         "data",
         *(f"model-0.{n}.txt" for n in (1, 2, 3)),
