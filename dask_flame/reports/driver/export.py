@@ -265,7 +265,6 @@ class Exports:
         """
         return write_wandb(Path(folder), self.select(**which).values(), self.names())
 
-
     def _run_names(self) -> Mapping[str, str]:
         """Return the names of the runs by their ids, as far as they are known."""
         return {}
