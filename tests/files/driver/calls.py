@@ -30,6 +30,12 @@ def write_later(path: str, content: str) -> None:
     time.sleep(0.05)
 
 
+def write_nothing(begun: str, go: str) -> None:
+    Path(begun).touch()
+    while not Path(go).exists():
+        time.sleep(0.01)
+
+
 def write_in_background(path: str) -> None:
     """Start a process that writes when a file appears, and leave it behind."""
     code = (

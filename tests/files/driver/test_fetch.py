@@ -29,6 +29,7 @@ from tests.files.driver.calls import (
     write,
     write_in_background,
     write_later,
+    write_nothing,
     write_tree,
     write_two,
 )
@@ -172,17 +173,16 @@ def test_a_file_that_a_later_call_has_replaced(flame: Any, theirs: Path, mine: A
 
 def test_a_copy_in_the_place_of_the_file_itself(flame: Any, theirs: Path) -> None:
     _, client = flame(max=2)
+    second = client.submit(write_nothing, "begun", "go", key="train-2")
+    wait_for((theirs / "begun").exists)
     first = client.submit(write_later, "model.txt", "first", key="train-1")
     first.result(timeout=60)
-    running = client.submit(time.sleep, 600)
     for _ in range(2):
         assert fetch("model.txt", first) == theirs / "model.txt"
-    # Calls that wrote nothing.
-    second = client.submit(pid, key="train-2")
-    second.result(timeout=60)
+    (theirs / "go").touch()
+    # The file was written while this call ran, too.
     with pytest.warns(UserWarning, match=r"not changed since it was fetched for train-1, so that"):
         fetch("model.txt", second, to="other")
-    running.cancel()
 
 
 def test_calls_that_write_at_one_time(flame: Any, theirs: Path, mine: Any) -> None:
