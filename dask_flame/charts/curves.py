@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,15 @@ import numpy as np
 from dask.typing import Key
 
 from dask_flame.charts.colors import CALL_LINES
-from dask_flame.charts.ranking import UNRANKED, best, counted, labels, metrics, shown
+from dask_flame.charts.ranking import (
+    NOTHING,
+    UNRANKED,
+    best,
+    counted,
+    labels,
+    metrics,
+    shown,
+)
 from dask_flame.core.terminal_text import plain
 from dask_flame.reports.better import direction
 from dask_flame.reports.series import CallReports
@@ -41,6 +50,8 @@ class Curve:
         Best value.
     at : int or None
         Step of the best value.
+    latest : float or None
+        Last reported value of the metric, which need not be finite.
     color, dark : str
         Colors on a light and on a dark background, as hexadecimal RGB.
     dash : str
@@ -53,6 +64,7 @@ class Curve:
     values: Any
     best: float | None
     at: int | None
+    latest: float | None
     color: str
     dark: str
     dash: str
@@ -61,6 +73,11 @@ class Curve:
     def ranks(self) -> bool:
         """Whether the call can be the best one: it has not failed, and was not stopped."""
         return self.call.state not in UNRANKED
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the last reported value of the metric is NaN or infinite."""
+        return self.latest is not None and not math.isfinite(self.latest)
 
     @property
     def last(self) -> tuple[float, float] | None:
@@ -122,7 +139,8 @@ class Board:
         if leader is None:
             return ""
         metric = f"{self.metric} so far" if self.alive else self.metric
-        return f"best {metric} {shown(leader.best)} at step {leader.at:,} by {leader.name}"
+        since = f", last {shown(leader.latest)}" if leader.diverged else ""
+        return f"best {metric} {shown(leader.best)} at step {leader.at:,} by {leader.name}{since}"
 
     @property
     def alive(self) -> bool:
@@ -225,6 +243,7 @@ def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool)
         values=np.where(np.abs(values) < _LARGEST, values, np.nan),
         best=value,
         at=at,
+        latest=float(series.values[-1]) if series else None,
         color=look["light"],
         dark=look["dark"],
         dash=look["dash"],
@@ -234,20 +253,38 @@ def _curve(number: int, name: str, call: CallReports, metric: str, higher: bool)
 def text(board: Board, rows: int = 10) -> str:
     """Return the ranking as plain text."""
     lines = [board.title]
+    # Those that have a rank have not failed, and were not stopped.
     ranked = [c for c in board.curves if c.best is not None and c.ranks]
     if ranked:
-        width = max(len(c.name) for c in ranked[:rows])
-        # Those that have a rank have not failed, and were not stopped.
-        lines += [
-            f"{place:>3}  {c.name:<{width}}  {shown(c.best):>10} at step {c.at:<8,} {c.call.state}"
-            for place, c in enumerate(ranked[:rows], 1)
-        ]
         lines[0] += f"; best {plain(board.metric)} first"
     elif board.calls:
         lines.append("; ".join(filter(None, board.nothing)))
-    if len(ranked) > rows:
-        lines.append(f"     and {len(ranked) - rows:,} more")
+    listed = ranked + [c for c in board.curves if c.best is None and c.ranks and c.diverged]
+    width = max((len(c.name) for c in listed[:rows]), default=0)
+    for place, curve in enumerate(listed[:rows], 1):
+        beginning = f"{place if curve.best is not None else NOTHING:>3}  {curve.name:<{width}}"
+        lines.append(f"{beginning}  {_result(curve)} {curve.call.state}{_since(curve)}")
+    if more := further(listed[rows:]):
+        lines.append(f"     {more}")
     return "\n".join(lines)
+
+
+def _result(curve: Curve) -> str:
+    if curve.best is None:
+        return f"{shown(curve.latest):>10}{'':17}"
+    return f"{shown(curve.best):>10} at step {curve.at:<8,}"
+
+
+def _since(curve: Curve) -> str:
+    return f", last {shown(curve.latest)}" if curve.diverged and curve.best is not None else ""
+
+
+def further(curves: Sequence[Curve]) -> str:
+    """Return a line for the curves that a ranking has no row for; empty without any."""
+    if not curves:
+        return ""
+    lost = sum(curve.best is None and curve.diverged and curve.ranks for curve in curves)
+    return f"and {len(curves):,} more" + (f", {lost:,} of them nan" if lost else "")
 
 
 def span(board: Board) -> tuple[float, float, float, float] | None:

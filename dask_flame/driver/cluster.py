@@ -52,6 +52,7 @@ from dask_flame.driver.launch import (
     runner_spec,
 )
 from dask_flame.driver.lifecycle import ClusterLifecycle
+from dask_flame.driver.main_import import refuse_in_import_of_main
 from dask_flame.driver.report_source import ClusterReports
 from dask_flame.errors import PoolError
 from dask_flame.files.driver.cluster_files import ClusterFiles
@@ -225,6 +226,7 @@ class FlameCluster(ClusterLifecycle):
     ) -> None:
         self.status = Status.closed  # so that __del__ does not warn after an error below
         self._made_by = os.getpid()
+        refuse_in_import_of_main()
         config.check(hint_for)
         check_settings()
         print_limits = limits()

@@ -41,6 +41,8 @@ class Item:
         Destination of a link.
     blocks : tuple of str, default ()
         Digests of the blocks of a file, in hexadecimal.
+    written : int, default 0
+        When a file was last written, in nanoseconds since 1970; 0 if that is not to be kept.
     source : str, default ""
         Where it is on this machine; not sent.
     """
@@ -51,6 +53,7 @@ class Item:
     size: int = 0
     to: str = ""
     blocks: tuple[str, ...] = ()
+    written: int = 0
     source: str = ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dask_flame.charts.curves import FEW, Board, Curve, scaled, span
+from dask_flame.charts.curves import FEW, Board, Curve, further, scaled, span
 from dask_flame.charts.ranking import shown
 from dask_flame.charts.ticks import log_ticks, tick, ticks
 from dask_flame.reports.downsample import LEAST, thin
@@ -267,8 +267,7 @@ def _table(board: Board) -> str:
             _text(step, y, "" if curve.at is None else _count(curve.at), "quiet r"),
             _text(right, y, *_last(curve)),
         ]
-    if len(board.curves) > len(rows):
-        more = f"and {len(board.curves) - len(rows):,} more"
+    if more := further(board.curves[len(rows) :]):
         parts.append(_text(_TABLE + 22, y + _ROW, more, "quiet"))
     return "".join(parts)
 
@@ -285,7 +284,7 @@ def _last(curve: Curve) -> tuple[str, str]:
     """Return the text of the last column: the last value, or the state of a call that failed."""
     if curve.call.state in ("failed", "cancelled", "lost"):
         return curve.call.outcome, "bad r"
-    return _number(curve.last[1] if curve.last else None), "quiet r"
+    return _number(curve.latest), "bad r" if curve.diverged else "quiet r"
 
 
 def _short(name: str, most: int) -> str:

@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from dask_flame.charts.curves import FEW, Board, span
+from dask_flame.charts.curves import FEW, Board, further, span
 from dask_flame.charts.ranking import NOTHING, shown
 from dask_flame.charts.ticks import tick
 from dask_flame.core.terminal_text import plain
@@ -76,11 +76,11 @@ def _table(board: Board, *, wide: bool) -> Table:
             Text(curve.name),
             shown(curve.best),
             NOTHING if curve.at is None else f"{curve.at:,}",
-            shown(curve.last[1]) if curve.last else NOTHING,
+            Text(shown(curve.latest), "red" if curve.diverged else ""),
         ]
         if wide:
             cells.append(Text(curve.call.outcome, "red" if bad else ""))
         table.add_row(*cells, style="bold" if curve is board.leader else "")
-    if len(board.curves) > _ROWS:
-        table.add_row("", Text(f"and {len(board.curves) - _ROWS:,} more", "dim"))
+    if more := further(board.curves[_ROWS:]):
+        table.add_row("", Text(more, "dim"))
     return table

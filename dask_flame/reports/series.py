@@ -48,6 +48,8 @@ class Series:
 class CallReports:
     """Reports of one attempt of a call, usually the latest.
 
+    The name of a call depends on the other calls: ``cluster.reports.names()[call.key]``.
+
     Attributes
     ----------
     key : Key

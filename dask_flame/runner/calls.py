@@ -68,6 +68,7 @@ class Calls:
     @contextlib.contextmanager
     def execute(self, key: Any) -> Iterator[Execution]:
         """Manage a call while the body runs it."""
+        began = time.time()  # the clock of files
         ts = self.worker.state.tasks[key]
         annotations = ts.annotations or {}
         coroutine = bool(ts.run_spec.is_coro)
@@ -113,7 +114,7 @@ class Calls:
             yield execution
         finally:
             work = execution.end()
-            self.worker.file_server.ended(key)
+            self.worker.file_server.ended(key, began)
             if (main := main_module.installed()) is not None:
                 main.forget(key)
             if prints is not None:

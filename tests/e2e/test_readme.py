@@ -65,9 +65,10 @@ def test_the_page_of_files_prints_what_it_shows(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("rate = 0.1\n")
     check_pages([ROOT / "docs/files.md"], tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "best-weights.txt",
         "config.toml",
         "data",
-        "model.txt",
+        *(f"model-0.{n}.txt" for n in (1, 2, 3)),
         "results",
     ]
 

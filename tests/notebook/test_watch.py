@@ -23,6 +23,7 @@ import dask_flame
 from dask_flame import FlameCluster, FlameError, PoolError, report
 from dask_flame.charts.colors import CALL_LINES, Palette
 from dask_flame.charts.curves import Board, board, text
+from dask_flame.charts.ranking import NOTHING
 from dask_flame.charts.ticks import log_ticks, tick, ticks
 from dask_flame.dashboard.flame.feed import Feed
 from dask_flame.notebook import watch as watching
@@ -100,6 +101,48 @@ def test_a_call_that_was_stopped_has_not_failed() -> None:
     drawn = board(["a"], {"a": stopped}, {"a": "failed"})  # as its future tells
     assert drawn.title == "1 call: 1 stopped"
     assert "stopped" in texts(svg(drawn))
+
+
+def diverging() -> list[CallReports]:
+    return [
+        call("lost", "done", loss=[math.nan, math.nan]),
+        call("good", "done", loss=[3, 2]),
+        call("blown", "done", loss=[3, 1, math.inf, math.nan]),
+        call("back", "done", loss=[3, math.nan, 2.5]),
+        call("bad", "failed", loss=[math.nan]),
+    ]
+
+
+@pytest.mark.unit
+def test_a_call_that_has_diverged_is_shown_as_such() -> None:
+    drawn = of(diverging())
+    assert [c.name for c in drawn.curves] == ["blown", "good", "back", "lost", "bad"]
+    assert drawn.headline == "best loss 1 at step 1 by blown, last nan"
+    words = texts(svg(drawn))
+    assert words[words.index("last") + 1 :] == [
+        *("blown", "1", "1", "nan"),
+        *("good", "2", "1", "2"),
+        *("back", "2.5", "2", "2.5"),
+        *("lost", "", "", "nan"),
+        *("bad", "", "", "failed"),
+    ]
+    assert svg(drawn).count('class="bad r">nan<') == 2
+    assert text(drawn).splitlines() == [
+        "5 calls: 4 done, 1 failed; best loss first",
+        "  1  blown           1 at step 1        done, last nan",
+        "  2  good            2 at step 1        done",
+        "  3  back          2.5 at step 2        done",
+        f"  {NOTHING}  lost          nan                  done",
+    ]
+    alone = text(of(diverging()[:1])).splitlines()
+    assert alone[1:] == [
+        "no value of loss that can be drawn",
+        f"  {NOTHING}  lost         nan                  done",
+    ]
+    many = [call(f"call {n}", "done", loss=[n]) for n in range(20)]
+    drawn = of([*diverging(), *many])
+    assert "and 13 more, 1 of them nan" in texts(svg(drawn))
+    assert text(drawn).endswith("\n     and 14 more, 1 of them nan")
 
 
 @pytest.mark.unit
@@ -232,6 +275,10 @@ def test_a_terminal_shows_the_same() -> None:
         assert "and 20 more" in shown
         assert re.search(r"[⠁-⣿]", shown)
         assert max(map(len, shown.splitlines())) <= width
+        screen.print(Drawn(of(diverging())))
+        shown = screen.export_text()
+        assert re.search(r"● +blown +1 +1 +nan", shown)
+        assert re.search(rf"● +lost +{NOTHING} +{NOTHING} +nan", shown)
         screen.print(Drawn(board(["a"], {}, {})))
         assert "nothing reported yet" in screen.export_text()
 

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import warnings
 import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -74,8 +75,18 @@ def fetch(
     Exception
         The call has failed or was cancelled: its own error.
 
+    Warns
+    -----
+    UserWarning
+        The file may be that of another call: it was written after the call had ended or before it
+        began, while other calls ran, or was fetched for another call before.
+
     Notes
     -----
+    Calls that share a working directory, as those of local runners do, replace each other's files
+    of the same name. Name a file after its call, or write into ``tempfile.mkdtemp()`` and return
+    the path. The copy keeps the time at which the file was last written.
+
     The contents pass through the scheduler, in pieces of 4 MiB. For large files, write to a volume
     or to an fsspec path.
 
@@ -97,10 +108,12 @@ def fetch(
     client.sync(transfer.hold)
     try:
         future.exception()  # inside a call, this leaves the slot of that call
-        return client.sync(transfer.bring)
+        copy = client.sync(transfer.bring)
     finally:
         with contextlib.suppress(FlameError, RuntimeError):  # the client has closed meanwhile
             client.sync(transfer.release)
+    transfer.warn(stacklevel=3)
+    return copy
 
 
 class _Transfer:
@@ -120,15 +133,18 @@ class _Transfer:
         self._target = _target(path, to)
         self._id = uuid.uuid4().hex
         self._renewing: asyncio.Task[None] | None = None
+        self._doubt = ""
 
     async def run(self) -> Path:
         """Do it all."""
         await self.hold()
         try:
             await self._future.exception(asynchronous=True)
-            return await self.bring()
+            copy = await self.bring()
         finally:
             await self.release()
+        self.warn(stacklevel=2)
+        return copy
 
     async def hold(self) -> None:
         """Keep the call's runner until :meth:`release`."""
@@ -163,12 +179,24 @@ class _Transfer:
         answer = await self._ask(FETCH_LIST, path=os.fsencode(self._path))
         items = loads(zlib.decompress(answer["items"]))
         root: bytes = answer["root"]
+        self._doubt = answer["doubt"]
         target = await _to_its_end(_final, self._target, self._path, items)
         with _partial(target.parent) as folder:
             copy = folder / "copy"
             await self._copy(root, items, copy)
             await _to_its_end(_appear, copy, target)
         return target
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn if what was copied may be the file of another call."""
+        if self._doubt:
+            warnings.warn(
+                f"{self._doubt}, so that it may be the file of another call; calls that share a "
+                "working directory replace each other's files: name the file after the call, "
+                'such as f"model-{rate}.txt", or write into tempfile.mkdtemp() and return the path',
+                UserWarning,
+                stacklevel=stacklevel,
+            )
 
     async def _copy(self, root: bytes, items: list[Item], copy: Path) -> None:
         """Write all items below a path, which does not exist."""
@@ -286,6 +314,10 @@ class _Writer:
             else:
                 path.touch()
                 path.chmod(item.mode | 0o400)
+                if item.written:
+                    # Where runners share this folder, the copy may replace the file itself, and is
+                    # compared with calls again.
+                    os.utime(path, ns=(item.written, item.written))
 
     def _at(self, path: str) -> Path:
         file = self._copy / path if path else self._copy

@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from dask_flame.core.messages import FETCH_LIST, FETCH_READ
+from dask_flame.files.runner.written import Times, doubt, stamped
 from dask_flame.files.tree import BLOCK, MOST, dumps, scan
 
-#: Maximum number of calls whose working directory is kept.
+T = TypeVar("T")
+
+#: Maximum number of calls whose working directory and times are kept.
 _KEPT = 10_000
 
 
@@ -30,19 +34,25 @@ class FileServer:
     def __init__(self) -> None:
         self._began = _folder()
         self._folders: OrderedDict[Any, str] = OrderedDict()
+        self._times: OrderedDict[Any, Times] = OrderedDict()
         self.handlers: dict[str, Callable[..., Any]] = {
             FETCH_LIST: self.list_files,
             FETCH_READ: self.read_files,
         }
 
-    def ended(self, key: Any) -> None:
-        """Note the working directory in which a call has ended, if it is not the usual one."""
+    def ended(self, key: Any, began: float) -> None:
+        """Note when a call ran, and the directory in which it has ended, if not the usual one.
+
+        Parameters
+        ----------
+        key : Key
+        began : float
+            Unix time in seconds.
+        """
+        _keep(self._times, key, (began, time.time()))
         folder = _folder()
         if folder != self._began or key in self._folders:
-            self._folders[key] = folder
-            self._folders.move_to_end(key)
-            if len(self._folders) > _KEPT:
-                self._folders.popitem(last=False)
+            _keep(self._folders, key, folder)
 
     async def list_files(self, key: Any, path: bytes) -> dict[str, Any]:
         """Return what is at a path, relative to the working directory of a call.
@@ -51,15 +61,16 @@ class FileServer:
         -------
         dict
             ``root``: the absolute path, ``items``: see :func:`dask_flame.files.tree.dumps`,
-            compressed; or ``errno``, ``text`` and ``path`` of an error.
+            compressed, ``doubt``: see :func:`dask_flame.files.runner.written.doubt`; or ``errno``,
+            ``text`` and ``path`` of an error.
         """
         root = os.path.join(self._folders.get(key, self._began), _expanded(path))
         try:
             # In a thread: it may be a large folder, or a slow disk.
-            items = await asyncio.to_thread(_listed, root)
+            found = await asyncio.to_thread(_listed, root, self._times.get(key))
         except OSError as error:
             return _told(error, root)
-        return {"root": os.fsencode(root), "items": items}
+        return {"root": os.fsencode(root), **found}
 
     async def read_files(self, key: Any, root: bytes, parts: list[Any]) -> dict[str, Any]:
         """Return parts of files.
@@ -93,11 +104,20 @@ def _expanded(path: bytes) -> str:
     return os.path.expanduser(os.fsdecode(path))
 
 
-def _listed(root: str) -> bytes:
+def _keep(kept: OrderedDict[Any, T], key: Any, value: T) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > _KEPT:
+        kept.popitem(last=False)
+
+
+def _listed(root: str, times: Times | None) -> dict[str, Any]:
     items = list(islice(scan(root), MOST + 1))
     if len(items) > MOST:
         raise OSError(None, f"more than {MOST:,} files; fetch an archive of them", root)
-    return zlib.compress(dumps(items), 1)
+    items, states = stamped(items)
+    doubts = doubt(root, items, states, times)
+    return {"items": zlib.compress(dumps(items), 1), "doubt": doubts}
 
 
 def _read(root: bytes, parts: list[Any]) -> list[bytes]:

@@ -6,6 +6,9 @@ size. Each fetch holds its call: the runner that has executed it, or will, count
 
 from __future__ import annotations
 
+import os
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +17,9 @@ from distributed.metrics import monotonic
 
 from dask_flame.core.messages import FETCH_HOLD, FETCH_LIST, FETCH_READ
 from dask_flame.core.text import duration, label
+
+#: Maximum number of calls of whom is known when they ran, and of files that were fetched.
+_KNOWN = 10_000
 
 #: Seconds after which a hold ends that its driver does not renew.
 KEPT = 30.0
@@ -50,6 +56,10 @@ class Fetches(SchedulerPlugin):
         self._idle_timeout = idle_timeout
         self._ran: dict[Any, tuple[str, str]] = {}  # by call: name and address of its runner
         self._holds: dict[str, tuple[Any, float]] = {}  # by fetch: its call, and until when
+        self._running: dict[Any, float] = {}  # by call: when it was sent to its runner
+        self._past: deque[tuple[Any, float, float]] = deque(maxlen=_KNOWN)  # of calls that ended
+        # By path and state of a file: for which call it was fetched, and when that began.
+        self._fetched: OrderedDict[tuple[Any, ...], tuple[Any, float]] = OrderedDict()
         self.handlers: dict[str, Callable[..., Any]] = {
             FETCH_HOLD: self.hold,
             FETCH_LIST: self.list_files,
@@ -69,6 +79,10 @@ class Fetches(SchedulerPlugin):
     def transition(
         self, key: Any, start: str, finish: str, *args: Any, worker: str = "", **kwargs: Any
     ) -> None:
+        if finish == "processing":
+            self._running[key] = time.time()  # the clock of files
+        elif start == "processing" and (began := self._running.pop(key, None)) is not None:
+            self._past.append((key, began, time.time()))
         if start == "processing" and finish == "memory":
             ws = self.scheduler.workers.get(worker)
             if ws is not None:
@@ -78,6 +92,8 @@ class Fetches(SchedulerPlugin):
 
     def restart(self, scheduler: Scheduler) -> None:
         self._ran.clear()
+        self._running.clear()
+        self._fetched.clear()
 
     # Requests of drivers
 
@@ -109,8 +125,48 @@ class Fetches(SchedulerPlugin):
             self._changed(self._ran[key][0])
 
     async def list_files(self, key: Any, path: bytes) -> dict[str, Any]:
-        """Return what is at a path on the runner of a call, as the runner answers."""
-        return await self._ask(FETCH_LIST, key, path=path)
+        """Return what is at a path on the runner of a call, as the runner answers.
+
+        Returns
+        -------
+        dict
+            ``doubt`` is a reason to doubt that this call has written it; empty without one.
+        """
+        answer = await self._ask(FETCH_LIST, key, path=path)
+        return {**answer, "doubt": self._doubt(key, answer.get("doubt", {}))}
+
+    def _doubt(self, key: Any, found: dict[str, Any]) -> str:
+        """Return why a file may be that of another call, from the answer of the runner.
+
+        A file that was written before or after its call, while no other call ran, was there before,
+        or is that of a program which the call has started.
+        """
+        for when, what in (("late", "after {} had ended"), ("early", "before {} began")):
+            if when in found and self._others_ran(key, found[when][1]):
+                file, _, seconds = found[when]
+                return (
+                    f"{os.fsdecode(file)!r} was last written {_seconds(seconds)} "
+                    f"{what.format(label(key))}, while other calls ran"
+                )
+        if "same" in found and (first := self._first_fetch(key, *found["same"])) is not None:
+            file = os.fsdecode(found["same"][0][1])
+            return f"{file!r} has not changed since it was fetched for {label(first)}"
+        return ""
+
+    def _others_ran(self, key: Any, when: float) -> bool:
+        past = ((k, began) for k, began, ended in self._past if when <= ended)
+        return any(
+            other != key and began <= when
+            for calls in (self._running.items(), past)
+            for other, began in calls
+        )
+
+    def _first_fetch(self, key: Any, state: Any, written: float, began: float) -> Any | None:
+        """Return another call for which the same file was fetched, if one of the two wrote it."""
+        first, since = self._fetched.setdefault(tuple(state), (key, began))
+        if len(self._fetched) > _KNOWN:
+            self._fetched.popitem(last=False)
+        return first if first != key and written >= min(since, began) else None
 
     async def read_files(self, key: Any, root: bytes, parts: list[Any]) -> dict[str, Any]:
         """Return parts of files of the runner of a call, as the runner answers."""
@@ -139,3 +195,7 @@ class Fetches(SchedulerPlugin):
             f"the runner of {label(key)}, {name}, has ended; its files went with it; fetch before "
             f"idle_timeout{limit}, or return the bytes, or write to a volume"
         )
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)

@@ -77,6 +77,25 @@ class Exports:
                     found[key] = known
         return found
 
+    def names(self) -> dict[Key, str]:
+        """Return the name of each call, as on the page.
+
+        A call is named by the arguments in which it differs from the other calls of its run, so a
+        name may change when there are more calls.
+
+        Returns
+        -------
+        dict
+            Mapping of key to name.
+
+        Examples
+        --------
+        >>> names = cluster.reports.names()
+        >>> states = {names[call.key]: call.state for call in cluster.reports.calls.values()}
+        """
+        # Of all calls, so that a call has one name whichever others are selected.
+        return names_of(self.calls.values())
+
     def to_pandas(self, **which: Any) -> pd.DataFrame:
         """Return the reports as a data frame with a row for each report.
 
@@ -188,7 +207,7 @@ class Exports:
         >>> # tensorboard --logdir runs
         """
         calls = self.select(**which)
-        return write_tensorboard(Path(folder), calls.values(), self._names())
+        return write_tensorboard(Path(folder), calls.values(), self.names())
 
     def to_mlflow(self, folder: str | os.PathLike[str], **which: Any) -> list[str]:
         """Write the reports into an MLflow database, with a run for each attempt of a call.
@@ -216,7 +235,7 @@ class Exports:
         >>> ids = cluster.reports.to_mlflow("tracked")                        # doctest: +SKIP
         >>> # mlflow ui --backend-store-uri sqlite:///tracked/mlflow.db
         """
-        return write_mlflow(Path(folder), self.select(**which).values(), self._names())
+        return write_mlflow(Path(folder), self.select(**which).values(), self.names())
 
     def to_wandb(self, folder: str | os.PathLike[str], **which: Any) -> list[Path]:
         """Write the reports as offline runs of Weights & Biases, one for each attempt of a call.
@@ -244,11 +263,7 @@ class Exports:
         >>> folders = cluster.reports.to_wandb("tracked")                     # doctest: +SKIP
         >>> # wandb sync tracked/wandb/offline-run-*
         """
-        return write_wandb(Path(folder), self.select(**which).values(), self._names())
-
-    def _names(self) -> dict[Key, str]:
-        # Of all calls, so that a call has one name whichever others are selected.
-        return names_of(self.calls.values())
+        return write_wandb(Path(folder), self.select(**which).values(), self.names())
 
     def _run_names(self) -> Mapping[str, str]:
         """Return the names of the runs by their ids, as far as they are known."""
@@ -256,7 +271,7 @@ class Exports:
 
     def _table(self, which: dict[str, Any]) -> tuple[list[str], int, Iterator[list[Any]]]:
         """Return the names of the columns, the number of parameters, and the rows."""
-        return _table(self.select(**which).values(), self._names(), self._run_names())
+        return _table(self.select(**which).values(), self.names(), self._run_names())
 
 
 def _any_of(wanted: Any) -> Collection[Any] | None:

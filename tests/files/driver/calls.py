@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from dask.distributed import get_worker
@@ -18,6 +21,29 @@ def write(path: str, content: bytes = b"x", times: int = 1, folder: str = "") ->
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_bytes(content * times)
     return str(get_worker().name)
+
+
+def write_later(path: str, content: str) -> None:
+    """Write in the middle of the call, so that coarse times of files are within it, too."""
+    time.sleep(0.05)
+    Path(path).write_text(content)
+    time.sleep(0.05)
+
+
+def write_nothing(begun: str, go: str) -> None:
+    Path(begun).touch()
+    while not Path(go).exists():
+        time.sleep(0.01)
+
+
+def write_in_background(path: str) -> None:
+    """Start a process that writes when a file appears, and leave it behind."""
+    code = (
+        "import os, time\n"
+        f"while not os.path.exists({path!r} + '.go'): time.sleep(0.01)\n"
+        f"open({path!r}, 'w').write('written')"
+    )
+    subprocess.Popen([sys.executable, "-c", code])
 
 
 def write_tree() -> None:

@@ -22,7 +22,17 @@ from dask_flame import FlameCluster, FlameError, RunnerLost, fetch
 from dask_flame.files.driver import fetch as module
 from dask_flame.files.tree import BLOCK
 from dask_flame.testing.proxy import Proxy
-from tests.files.driver.calls import fail, fetch_inside, pid, write, write_tree, write_two
+from tests.files.driver.calls import (
+    fail,
+    fetch_inside,
+    pid,
+    write,
+    write_in_background,
+    write_later,
+    write_nothing,
+    write_tree,
+    write_two,
+)
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -120,6 +130,8 @@ def tree(root: Path) -> dict[str, Any]:
     return found
 
 
+# One call has written the file of another one, which may be long ago.
+@pytest.mark.filterwarnings("ignore:.*may be the file of another call")
 def test_relative_to_where_the_call_has_ended(flame: Any, theirs: Path, mine: Any) -> None:
     _, client = flame(max=1)
     first = client.submit(write, "a", b"first")
@@ -130,6 +142,76 @@ def test_relative_to_where_the_call_has_ended(flame: Any, theirs: Path, mine: An
     assert fetch("a", first, to="1").read_bytes() == b"first"
     assert fetch("a", moved, to="2").read_bytes() == b"moved"
     assert fetch(theirs / "a", moved, to="3").read_bytes() == b"first"
+
+
+def test_a_file_that_a_later_call_has_replaced(flame: Any, theirs: Path, mine: Any) -> None:
+    _, client = flame(max=1)
+    first = client.submit(write_later, "model.txt", "first", key="train-1")
+    first.result(timeout=60)
+    other = client.submit(write_later, "other.txt", "other", key="train-2")
+    other.result(timeout=60)
+    second = client.submit(write_later, "model.txt", "second", key="train-3")
+    second.result(timeout=60)
+    mine()
+    with pytest.warns(UserWarning, match="after train-1 had ended") as warned:
+        assert fetch("model.txt", first, to="1").read_text() == "second"
+    said = str(warned[0].message)
+    assert said.startswith(f"'{theirs}/model.txt' was last written ")
+    assert (
+        " s after train-1 had ended, while other calls ran, so that it may be the file of" in said
+    )
+    assert 'name the file after the call, such as f"model-{rate}.txt", or write into tempf' in said
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"model.txt' was last written .* after train-1 had ended"):
+        fetch(".", first, to="folder")
+    # The right ones, in any order and again.
+    for _ in range(2):
+        assert fetch("model.txt", second, to="2").read_text() == "second"
+        assert fetch("other.txt", other, to="3").read_text() == "other"
+    assert (theirs / "model.txt").stat().st_mtime_ns == Path("2").stat().st_mtime_ns
+
+
+def test_a_copy_in_the_place_of_the_file_itself(flame: Any, theirs: Path) -> None:
+    _, client = flame(max=2)
+    second = client.submit(write_nothing, "begun", "go", key="train-2")
+    wait_for((theirs / "begun").exists)
+    first = client.submit(write_later, "model.txt", "first", key="train-1")
+    first.result(timeout=60)
+    for _ in range(2):
+        assert fetch("model.txt", first) == theirs / "model.txt"
+    (theirs / "go").touch()
+    # The file was written while this call ran, too.
+    with pytest.warns(UserWarning, match=r"not changed since it was fetched for train-1, so that"):
+        fetch("model.txt", second, to="other")
+
+
+def test_calls_that_write_at_one_time(flame: Any, theirs: Path, mine: Any) -> None:
+    _, client = flame(max=3)
+    futures = client.map(write_later, ["model.txt"] * 3, ["0.1", "0.2", "0.3"])
+    client.gather(futures)
+    mine()
+    with pytest.warns(UserWarning, match="may be the file of another call") as warned:
+        copies = [fetch("model.txt", future, to=f"{n}") for n, future in enumerate(futures)]
+    assert len({copy.read_text() for copy in copies}) == 1
+    assert len(warned) >= 2
+
+
+def test_files_that_calls_have_not_written_themselves(flame: Any, theirs: Path, mine: Any) -> None:
+    """Those that were there before, and those of programs that calls have left behind."""
+    (theirs / "config.toml").write_text("x = 1")
+    os.utime(theirs / "config.toml", (0, 0))
+    _, client = flame(max=1)
+    futures = [client.submit(pid, pure=False) for _ in range(2)]
+    client.gather(futures)
+    future = client.submit(write_in_background, "log")
+    future.result(timeout=60)
+    time.sleep(0.05)  # file times may be this coarse
+    (theirs / "log.go").touch()
+    wait_for(lambda: (theirs / "log").exists() and (theirs / "log").read_text() == "written")
+    mine()
+    for one in futures:
+        assert fetch("config.toml", one).read_text() == "x = 1"
+    assert fetch("log", future).read_text() == "written"
 
 
 def test_what_is_not_there(flame: Any, theirs: Path, mine: Any) -> None:

@@ -52,6 +52,11 @@ def store() -> ReportStore:
 
 
 @pytest.mark.unit
+def test_calls_have_the_names_of_the_page(store: ReportStore) -> None:
+    assert store.names() == {"a": "the first", "b": "b", ("block", 1): "block, 1"}
+
+
+@pytest.mark.unit
 def test_a_frame_has_a_row_for_each_report(store: ReportStore) -> None:
     frame = store.to_pandas()
     given = ["rate_", "model.layers", "step_", "bias"]
