@@ -12,12 +12,15 @@ import contextlib
 import signal
 import subprocess
 import sys
+from multiprocessing import popen_fork
 
 import psutil
 
 #: The methods in which every wait of the module subprocess ends: those of ``run``, ``call`` and
 #: ``check_output``, and of a ``with`` block over a process.
 _WAITS = frozenset({subprocess.Popen.wait.__code__, subprocess.Popen.communicate.__code__})
+#: Those in which the modules subprocess and multiprocessing start a process, by any method.
+_STARTS = frozenset({subprocess.Popen.__init__.__code__, popen_fork.Popen.__init__.__code__})
 
 
 def awaited_process(thread: int) -> subprocess.Popen[bytes] | None:
@@ -35,6 +38,19 @@ def awaited_process(thread: int) -> subprocess.Popen[bytes] | None:
             return process
         frame = frame.f_back
     return None
+
+
+def starts_process(thread: int) -> bool:
+    """Return whether a thread is in the middle of starting a child process.
+
+    If an exception is raised there, nobody knows of the process, and it stays.
+    """
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code in _STARTS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def end_awaited_process(thread: int, *, kindly: bool) -> None:

@@ -29,6 +29,8 @@ from dask_flame.serialization.packed import PackedTask
 
 #: Seconds after which a call that ignored an interruption is interrupted again.
 _ASK_AGAIN = 1.0
+#: Seconds after which a call that was starting a child process is interrupted.
+_STARTS_A_PROCESS = 0.01
 
 
 class Calls:
@@ -200,9 +202,9 @@ class Calls:
 
     def _interrupt(self, execution: Execution) -> None:
         if not execution.over:
-            execution.interrupt()
             # A loop that catches every exception has to be interrupted more than once.
-            asyncio.get_running_loop().call_later(_ASK_AGAIN, self._interrupt, execution)
+            pause = _ASK_AGAIN if execution.interrupt() else _STARTS_A_PROCESS
+            asyncio.get_running_loop().call_later(pause, self._interrupt, execution)
 
     # Messages from the scheduler
 

@@ -27,7 +27,7 @@ from distributed.metrics import time as wall_clock
 from distributed.threadpoolexecutor import ThreadPoolExecutor, thread_state
 
 from dask_flame.core.distributed_internals import set_proceed
-from dask_flame.runner.awaited_process import end_awaited_process
+from dask_flame.runner.awaited_process import end_awaited_process, starts_process
 from dask_flame.runner.devices import Devices
 from dask_flame.runner.gpus import make_current
 from dask_flame.serialization.failures import Interrupted, fit_to_travel, message_of
@@ -121,6 +121,7 @@ class Execution:
         self._taken = False
         self._inside = False
         self._requested = False
+        self._asked = False
 
     def take(self) -> bool:
         """Return whether a submission to the pool is this call; True only once."""
@@ -202,26 +203,36 @@ class Execution:
             _clear_frames(raised)
         return outcome
 
-    def interrupt(self) -> None:
+    def interrupt(self) -> bool:
         """Ask the call to stop; on the event loop only. May have to be repeated.
 
         A child process that the call waits for is asked to end too, and killed the next time.
+
+        Returns
+        -------
+        bool
+            False if it could not be asked at this moment, in which it starts a child process.
         """
-        first, self.interrupted = not self.interrupted, True
+        self.interrupted = True
         if self.coroutine:
             # It is suspended in its own code: once started, distributed awaits nothing else.
             if self.work is not None:
                 self.work.cancel()
-            return
+            return True
         with self.worker.active_threads_lock:
             known = self.worker.active_threads.get(self.thread or -1) == self.key
-            if known and self._inside and not _stopped(self.thread):
+            inside = known and self._inside and not _stopped(self.thread)
+            if inside and starts_process(self.thread or -1):
+                return False
+            first, self._asked = not self._asked, True
+            if inside:
                 # The call cannot end before this lock is free.
                 assert self.thread is not None
                 self._requested = True
                 _request_exception(self.thread, Interrupted)
                 end_awaited_process(self.thread, kindly=first)
         self.wake()
+        return True
 
     def end(self) -> asyncio.Task[Any] | None:
         """Mark the call as over; drop and return the task that runs it.

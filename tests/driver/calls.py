@@ -101,3 +101,8 @@ def profiled() -> int:
     names: dict[str, int] = {}
     profile.runctx("total = sum(range(100))", {}, names)
     return names["total"]
+
+
+def interrupted(dask_worker: Any) -> bool:
+    """Return whether a call on this runner has been asked to stop."""
+    return any(execution.interrupted for execution in dask_worker.calls._executing.values())

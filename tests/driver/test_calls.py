@@ -28,6 +28,7 @@ from tests.driver.calls import (
     computes,
     dies,
     doze,
+    interrupted,
     linger,
     name,
     nested,
@@ -37,7 +38,7 @@ from tests.driver.calls import (
     profiled,
     spin,
 )
-from tests.support.waiting import until, wait_for
+from tests.support.waiting import until, wait_for, wait_for_text
 
 pytestmark = pytest.mark.process
 
@@ -296,6 +297,29 @@ def test_a_call_that_waits_for_a_process(how: str, flame: Flame, tmp_path: Path)
         ended = [int(pid) for pid in pids.read_text().split()]
         wait_for(lambda ended=ended: not any(map(psutil.pid_exists, ended)), what=what)
         assert dask_flame.call(name) == "runner-1"
+    assert [e.runners for e in cluster.events if e.kind == "ready"] == [("runner-1",)]
+
+
+def test_a_call_is_not_interrupted_while_it_starts_a_process(flame: Flame, tmp_path: Path) -> None:
+    """Otherwise nobody would know of the process, and it would stay."""
+    cluster, client = flame(max=1, shutdown_timeout="10m")
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    def start_slowly() -> None:
+        def before_it_runs() -> None:
+            begun.write_text(f"{os.getpid()}\n")
+            while not go.exists():
+                time.sleep(0.01)
+
+        subprocess.run(["sleep", "600"], preexec_fn=before_it_runs)
+
+    future = client.submit(start_slowly)
+    child = int(wait_for_text(begun))
+    future.cancel()
+    wait_for(lambda: any(client.run(interrupted).values()))
+    go.touch()
+    wait_for(lambda: not psutil.pid_exists(child))
+    assert dask_flame.call(name) == "runner-1"
     assert [e.runners for e in cluster.events if e.kind == "ready"] == [("runner-1",)]
 
 
