@@ -145,3 +145,48 @@ def test_a_file_shows_the_defaults_to_drivers_alone(mark: str, tmp_path: Path) -
     env = {**os.environ, "DASK_CONFIG": str(tmp_path), **({MARK: mark} if mark else {})}
     subprocess.run([sys.executable, "-c", "from dask_flame import Pool"], env=env, check=True)
     assert (tmp_path / "flame.yaml").exists() is not bool(mark)
+
+
+_WARNED = """
+import warnings, dask_flame
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    dask_flame.FlameCluster(dashboard_address=None).close()
+for one in caught:
+    if one.category is UserWarning:
+        print(one.message, one.filename)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "below"),
+    [
+        # One line of the file with the defaults, without its comment sign.
+        ("  backend: kubernetes\n# flame:", "backend", "  backend: …"),
+        ("flame:\n  pool: {max: 3}\ndashboard:\n  token: abc", "dashboard", "  dashboard: …"),
+        ("flame.pool.max: 3", "flame.pool.max", "  pool:\n    max: …"),
+    ],
+)
+def test_a_setting_at_the_top_of_the_file_is_warned_of(
+    text: str, name: str, below: str, tmp_path: Path
+) -> None:
+    (tmp_path / "flame.yaml").write_text(text)
+    said = "\n".join(told(_WARNED, tmp_path))
+    file = tmp_path / "flame.yaml"
+    assert said == (
+        f"{name} has no effect at the top of {file}; write it below flame, indented:\n"
+        f"flame:\n{below} <string>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("flame.yaml", "scheduler: threads\ndistributed:\n  dashboard: {link: ''}"),
+        # Of another package, or of Dask.
+        ("kubernetes.yaml", "kubernetes:\n  name: mine"),
+    ],
+)
+def test_settings_of_others_are_not_warned_of(file: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text)
+    assert told(_WARNED, tmp_path) == []
