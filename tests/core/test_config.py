@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from dask.system import CPU_COUNT
 
 from dask_flame.core import config
 from dask_flame.core.processes import MARK
+from tests.support.pages import all_pages
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.process
 
@@ -190,3 +194,14 @@ def test_a_setting_at_the_top_of_the_file_is_warned_of(
 def test_settings_of_others_are_not_warned_of(file: str, text: str, tmp_path: Path) -> None:
     (tmp_path / file).write_text(text)
     assert told(_WARNED, tmp_path) == []
+
+
+def test_pages_show_settings_below_flame() -> None:
+    for page in [ROOT / "README.md", ROOT / "deploy/README.md", *all_pages()]:
+        text = page.read_text()
+        blocks = re.findall(r"^( *)```yaml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+        shown = [yaml.safe_load(block) for _, block in blocks]
+        keys = {key for block in shown if isinstance(block, dict) for key in block}
+        assert not [key for key in keys - {"flame"} if config._path_of(key)], page
+        if "~/.config/dask/flame.yaml" in text:
+            assert "flame" in keys or "`flame: {" in text, page
