@@ -129,10 +129,14 @@ class Inspector(ABC):
     ----------
     notes : list of str
         Messages for the user about everything that could not be listed or done, and why.
+    unseen : list of str
+        What could not be looked at, such as kinds of objects or hosts: what is there is not listed.
+        The command line shows what it has found, and then fails.
     """
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.unseen: list[str] = []
 
     async def __aenter__(self) -> Self:
         return self

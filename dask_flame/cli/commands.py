@@ -79,21 +79,21 @@ def ps(output: str, runners: bool, **where: str | None) -> None:
     the clusters only: add --output json to dask flame apps for these.
     """
 
-    async def list_clusters(inspector: Inspector) -> list[ClusterListing]:
-        return await inspector.clusters()
+    async def show(inspector: Inspector) -> None:
+        clusters = await inspector.clusters()
+        if output == "json":
+            click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
+            return
+        from dask_flame.cli.applications import applications, of_applications
+        from dask_flame.cli.tables import of_clusters, of_runners
 
-    clusters = _inspect(list_clusters, where)
-    if output == "json":
-        click.echo(json.dumps([asdict(cluster) for cluster in clusters], indent=2))
-        return
-    from dask_flame.cli.applications import applications, of_applications
-    from dask_flame.cli.tables import of_clusters, of_runners
+        click.echo(of_clusters(clusters) if clusters else "no clusters")
+        if runners and any(cluster.runners for cluster in clusters):
+            click.echo("\n" + of_runners(clusters))
+        if found := applications():
+            click.echo("\n" + of_applications(found))
 
-    click.echo(of_clusters(clusters) if clusters else "no clusters")
-    if runners and any(cluster.runners for cluster in clusters):
-        click.echo("\n" + of_runners(clusters))
-    if found := applications():
-        click.echo("\n" + of_applications(found))
+    _inspect(show, where, whole=True)
 
 
 @flame.command()
@@ -215,7 +215,7 @@ def stop(clusters: Sequence[str], timeout: float, **where: str | None) -> None:
             outcome = await inspector.stop(found, within=timeout)
             click.echo(tame(f"{found.id}: {outcome}"))
 
-    _inspect(end, where)
+    _inspect(end, where, whole=True)
 
 
 @flame.command()
@@ -253,7 +253,7 @@ def sweep(
         if output == "table":
             click.echo("ended")
 
-    _inspect(clean, where)
+    _inspect(clean, where, whole=True)
 
 
 @flame.command()
@@ -343,8 +343,19 @@ def _named(
     raise click.ClickException(f"there is no {also} {name}; there are the clusters: {there}")
 
 
-def _inspect(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | None]) -> T:
-    """Call a function with the inspector that the options select, and show the notes."""
+def _inspect(
+    what: Callable[[Inspector], Awaitable[T]],
+    where: dict[str, str | None],
+    *,
+    whole: bool = False,
+) -> T:
+    """Call a function with the inspector that the options select, and show the notes.
+
+    Raises
+    ------
+    click.ClickException
+        It failed. If `whole` is true, also if it has done its part, but could not see everything.
+    """
     from dask_flame.backends.registry import find_backend
     from dask_flame.core import config
     from dask_flame.core.terminal_text import tame
@@ -359,10 +370,14 @@ def _inspect(what: Callable[[Inspector], Awaitable[T]], where: dict[str, str | N
             raise click.ClickException(f"--backend {backend} does not list its clusters")
         async with factory.inspector(**given) as inspector:
             try:
-                return await what(inspector)
+                done = await what(inspector)
             finally:
                 for note in inspector.notes:
                     click.echo(tame(f"note: {note}"), err=True)
+            if whole and inspector.unseen:
+                unseen = ", ".join(sorted(inspector.unseen))
+                raise click.ClickException(f"this is not all: {unseen} could not be looked at")
+            return done
 
     try:
         return asyncio.run(do())

@@ -138,6 +138,11 @@ def of_runs(runs: Sequence[RunReports], now: float | None = None) -> Listing:
     return Listing(text, items)
 
 
+def _in_json(value: Any) -> Any:
+    # Neither NaN nor infinity is JSON.
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def of_calls(run: RunReports) -> Listing:
     """Return the calls of a run, with their parameters and the last values of their metrics."""
     calls = list(run.calls.values())
@@ -157,9 +162,8 @@ def of_calls(run: RunReports) -> Listing:
                 "why": call.why,
                 "attempt": call.attempt,
                 "took": took,
-                "parameters": dict(call.parameters),
-                # Neither NaN nor infinity is JSON.
-                "last": {n: v if math.isfinite(v) else str(v) for n, v in last.items()},
+                "parameters": {name: _in_json(v) for name, v in call.parameters.items()},
+                "last": {name: _in_json(v) for name, v in last.items()},
             }
         )
         given = [shown_parameter(call.parameters.get(name)) for name in parameters]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -47,7 +48,8 @@ def follow(
     list of optuna.trial.FrozenTrial
         The trials, in order. The value of a complete trial is the result of its call if that is a
         number, otherwise the last value of the metric. Calls that were stopped are pruned trials,
-        and calls that failed are failed trials; their errors are not raised.
+        and calls that failed are failed trials; their errors are not raised. So is a trial whose
+        value would be NaN.
 
     Raises
     ------
@@ -294,7 +296,8 @@ class _Told:
         if future.status == "finished":
             result = future.result()
             value = result if isinstance(result, Real) else self._last.get(future.key)
-            if value is not None:
+            # A study refuses NaN as the value of a complete trial.
+            if value is not None and not math.isnan(value):
                 return float(value), TrialState.COMPLETE
         elif future.status == "error" and isinstance(future.exception(), CallStopped):
             return None, TrialState.PRUNED

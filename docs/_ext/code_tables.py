@@ -1,6 +1,7 @@
 """Tables of the reference that are read from the code: settings, options, events, metrics, labels.
 
-Each function returns the header and the rows of a table. It needs no Sphinx, so tests can call it.
+Each function returns the header and the rows of a table. It needs no Sphinx, so tests can call it,
+and ``python docs/_ext/code_tables.py NAME`` prints a table.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
@@ -157,6 +159,50 @@ def fly_metadata() -> Rows:
     return [("Metadata", "Meaning"), *((f"`{name}`", text) for name, text in rows)]
 
 
+_VARIABLE = re.compile(r"^((?:    #: .*\n)+)    (\w+): ClassVar\S*(.*)$", re.MULTILINE)
+_CALLED = re.compile(r"; for (a backend to call, on the event loop|`boot` of a subclass)")
+_PARTS = ("must have it", "may have it", "must call it", "may call it")
+
+
+def _described(owner: type) -> Iterator[tuple[str, bool, str]]:
+    """Return the public class variables and methods of a class: name, whether needed, docstring."""
+    for said, name, value in _VARIABLE.findall(inspect.getsource(owner)):
+        yield name, "=" not in value, " ".join(re.findall(r"#: (.*)", said))
+    for name, value in vars(owner).items():
+        told = getattr(value, "__func__", getattr(value, "fget", value))
+        if not name.startswith("_") and inspect.isfunction(told) and told.__doc__:
+            shown = name if isinstance(value, property) else f"{name}()"
+            needed = getattr(told, "__isabstractmethod__", False)
+            yield shown, needed, inspect.cleandoc(told.__doc__)
+
+
+def contract(owner: type) -> Rows:
+    """Return what a subclass has and calls, with the beginning of each docstring."""
+    rows: Rows = []
+    for name, needed, said in _described(owner):
+        text = " ".join(said.partition("\n\n")[0].split())
+        text = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", text).replace("``", "`")
+        if calls := _CALLED.search(text):
+            needed, text = "exactly once" in said, text.replace(calls[0], "")
+        part = ("must" if needed else "may") + (" call it" if calls else " have it")
+        rows.append((f"`{name}`", part, text))
+    return [("Name", "You", "Meaning"), *sorted(rows, key=lambda row: _PARTS.index(row[1]))]
+
+
+def backend() -> Rows:
+    """Return the names of the contract of a backend."""
+    from dask_flame.backends import Backend
+
+    return contract(Backend)
+
+
+def inspector() -> Rows:
+    """Return the methods of an inspector."""
+    from dask_flame.backends.inspector import Inspector
+
+    return contract(Inspector)
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "settings": settings,
     "unconfigured": unconfigured,
@@ -164,6 +210,8 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "metrics": metrics,
     "kubernetes-labels": kubernetes_labels,
     "fly-metadata": fly_metadata,
+    "backend": backend,
+    "inspector": inspector,
 }
 
 
@@ -171,3 +219,7 @@ def as_markdown(rows: Rows) -> list[str]:
     """Return the lines of a table."""
     lines = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+if __name__ == "__main__":
+    print(*as_markdown(TABLES[sys.argv[1]]()), sep="\n")

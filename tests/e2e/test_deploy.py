@@ -213,7 +213,7 @@ def test_nobody_has_rights_before_somebody_was_named() -> None:
     check_subjects(objects())
     patches = load("overlay/kustomization.yaml")["patches"]
     bindings = [patch for patch in patches if patch["target"]["kind"] == "RoleBinding"]
-    given = {"dask-flame-remote", "dask-flame-connect"}
+    given = {"dask-flame-remote", "dask-flame-connect", "dask-flame-inspector"}
     for patch in bindings:
         named_here = {name for name in given if re.fullmatch(patch["target"]["name"], name)}
         assert named_here, patch
@@ -285,7 +285,8 @@ def test_bindings_name_what_there_is() -> None:
     names = {(item["kind"], item.get("metadata", {}).get("name")) for item in there}
     bindings = [item for item in there if item["kind"] == "RoleBinding"]
     assert {b["metadata"]["name"] for b in bindings} == {
-        *("dask-flame-connect", "dask-flame-driver", "dask-flame-remote", "hub"),
+        *("dask-flame-connect", "dask-flame-driver", "dask-flame-inspector", "dask-flame-remote"),
+        "hub",
     }
     for binding in bindings:
         assert ("Role", binding["roleRef"]["name"]) in names
@@ -294,6 +295,16 @@ def test_bindings_name_what_there_is() -> None:
                 assert ("ServiceAccount", subject["name"]) in names
     values = load("jupyterhub/values.yaml")["singleuser"]
     assert ("ServiceAccount", values["serviceAccountName"]) in names
+
+
+@pytest.mark.unit
+def test_a_hub_and_we_do_not_both_fetch_the_image() -> None:
+    assert not load("jupyterhub/values.yaml")["prePuller"]["continuous"]["enabled"]
+    tolerations = named("DaemonSet", "dask-flame-prepull")["spec"]["template"]["spec"][
+        "tolerations"
+    ]
+    keys = {toleration["key"] for toleration in tolerations}
+    assert {"hub.jupyter.org/dedicated", "hub.jupyter.org_dedicated"} <= keys
 
 
 @pytest.mark.unit

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import pickle
 import re
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -37,6 +39,7 @@ import check_site
 PACKAGE = ROOT / "dask_flame"
 #: Pages that need a Kubernetes.
 KUBERNETES = [
+    DOCS / "kubernetes.md",
     DOCS / "tutorial/7-kubernetes.md",
     DOCS / "tutorial/8-gpus.md",
     DOCS / "migration/dask-kubernetes.md",
@@ -106,6 +109,8 @@ def test_output_may_have_gaps_and_lines_of_runners() -> None:
     assert Block("", "1\n").fits("[runner-1] f(x=0) failed\n1\n", "")
     assert not Block("", "[runner-… f] hello\n").fits("", "other\n")
     assert Block("", "[runner-… f] hello\n").fits("", "[runner-2 f] hello\n")
+    assert Block("", "").fits("[runner-2 f] hello\n", "")
+    assert not Block("", "").fits("[runner-2 f] hello\n1\n", "")
     told = Block("", "19:02:11.204 boot runner-1: 4 slots, 0.08 s\n", vary=True)
     assert told.fits("07:00:00.001 boot runner-12: 16 slots, 12.5 s\n", "")
     assert not told.fits("07:00:00.001 boot runner-12: 16 rooms, 12.5 s\n", "")
@@ -119,7 +124,18 @@ def test_a_block_may_say_that_its_numbers_vary(tmp_path: Path) -> None:
     code, shown = "```python\nprint(1)\n```\n", "```text\n1\n```\n"
     page.write_text(f"{code}\n{shown}\n{code}\n<!-- numbers vary -->\n{shown}\n{code}")
     found = [(block.shown, block.vary) for block in python_blocks(page)]
-    assert found == [("1\n", False), ("1\n", True), (None, False)]
+    assert found == [("1\n", False), ("1\n", True), ("", False)]
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("shown", "fits"), [("```text\n1\n```\n", True), ("```text\n2\n```\n", False), ("", False)]
+)
+def test_a_page_that_shows_another_line_is_noticed(tmp_path: Path, shown: str, fits: bool) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"```python\nprint(1)\n```\n\n{shown}")
+    with contextlib.nullcontext() if fits else pytest.raises(AssertionError, match=r"and not\s+1"):
+        check_pages([page])
 
 
 @pytest.mark.unit
@@ -177,6 +193,33 @@ def test_the_tables_of_the_reference_are_complete() -> None:
     assert "`dask_flame_cluster`" in {row[0] for row in code_tables.fly_metadata()}
     for table in code_tables.TABLES.values():
         assert all(all(row) for row in table() if len(row) != 4)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("name", ["backend", "inspector"])
+def test_the_page_of_backends_has_the_contract(name: str) -> None:
+    made = "\n".join(code_tables.as_markdown(code_tables.TABLES[name]()))
+    again = f"docs/backends.md is not what `python docs/_ext/code_tables.py {name}` prints"
+    assert f"<!-- {name} -->\n{made}\n\n" in (DOCS / "backends.md").read_text(), again
+
+
+@pytest.mark.unit
+def test_a_page_says_where_else_its_tables_are() -> None:
+    made = [
+        (page.read_text(), name)
+        for page in all_pages()
+        for name in re.findall(r"^```{flame-table} (\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert len(made) == len(code_tables.TABLES) - 2
+    for text, name in made:
+        assert f"`python docs/_ext/code_tables.py {name}` prints it" in text
+
+
+@pytest.mark.process
+def test_a_table_is_printed_as_the_page_says() -> None:
+    command = [sys.executable, DOCS / "_ext/code_tables.py", "events"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == code_tables.as_markdown(code_tables.events())
 
 
 @pytest.mark.unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -65,6 +66,24 @@ def test_a_pruner_stops_the_worse_calls_and_the_study_knows_all(client: Client) 
     assert 10 <= max(ended[2].intermediate_values) < LAST - 1
     assert study.best_trial.number == trials[0].number
     assert futures[2].status == "error"
+
+
+def diverges(value: float) -> float:
+    dask_flame.report(step=0, loss=value)
+    return value
+
+
+def test_a_trial_that_diverges_fails_alone(client: Client) -> None:
+    from dask_flame.integrations.optuna import optimize
+
+    study = optuna.create_study(direction="maximize")
+    values = [math.nan, math.inf, 1.0]
+    ended = optimize(
+        study, diverges, lambda trial: {"value": values[trial.number]}, n_trials=3, metric="loss"
+    )
+    states = optuna.trial.TrialState
+    assert [t.state for t in ended] == [states.FAIL, states.COMPLETE, states.COMPLETE]
+    assert [t.value for t in ended] == [None, math.inf, 1.0]
 
 
 def test_a_wrong_number_of_futures_is_refused() -> None:

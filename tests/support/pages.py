@@ -1,9 +1,9 @@
 """Pages of the documentation: their blocks of code, and the output that they show.
 
 A block in ``text`` right below a block in ``python`` is the output of that block; ``…`` in it
-stands for anything, and below ``<!-- numbers vary -->`` each number for any number. Pages that do
-not need a backend of their own run in one process, one after another, each in a namespace of its
-own, because the imports take longer than the pages.
+stands for anything, and below ``<!-- numbers vary -->`` each number for any number. A block without
+one prints nothing. Pages that do not need a backend of their own run in one process, one after
+another, each in a namespace of its own, because the imports take longer than the pages.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ for name, codes in json.load(sys.stdin):
 
 @dataclass(frozen=True)
 class Block:
-    """A block of Python, and the output that the page shows below it (None: it shows none).
+    """A block of Python, and the output that the page shows below it (empty: it shows none).
 
     If `vary` is true, numbers in it stand for any number.
     """
 
     code: str
-    shown: str | None
+    shown: str
     vary: bool = False
 
     def fits(self, printed: str, later: str) -> bool:
@@ -62,15 +62,13 @@ class Block:
 
         Lines of runners, which begin with their names, may come after the block has ended.
         """
-        if self.shown is None:
-            return True
         if self.shown.startswith(_RUNNER):
             return re.search(self._pattern(), later) is not None
         own = [line for line in printed.splitlines() if not line.startswith(_RUNNER)]
         return re.fullmatch(self._pattern(), "\n".join(own).strip(), re.DOTALL) is not None
 
     def _pattern(self) -> str:
-        return ".*?".join(map(self._escaped, (self.shown or "").strip().split("…")))
+        return ".*?".join(map(self._escaped, self.shown.strip().split("…")))
 
     def _escaped(self, text: str) -> str:
         if not self.vary:
@@ -89,7 +87,7 @@ def python_blocks(page: Path) -> list[Block]:
     """Return the blocks in Python, without those that are marked as not run."""
     text = page.read_text()
     return [
-        Block(match["code"], match["shown"], vary=bool(match["vary"]))
+        Block(match["code"], match["shown"] or "", vary=bool(match["vary"]))
         for match in _BLOCK.finditer(text)
         if not NOT_RUN.search(text[: match.start()])
     ]
@@ -100,7 +98,7 @@ def check_pages(pages: Iterable[Path], cwd: Path | None = None, **env: str) -> N
 
     They run in the folder `cwd`, by default the current one.
     """
-    blocks = {str(page.relative_to(ROOT)): python_blocks(page) for page in pages}
+    blocks = {os.path.relpath(page, ROOT): python_blocks(page) for page in pages}
     codes = [(name, [block.code for block in found]) for name, found in blocks.items()]
     done = subprocess.run(
         # Another cluster on this machine may have the dashboard's usual port.
@@ -118,4 +116,6 @@ def check_pages(pages: Iterable[Path], cwd: Path | None = None, **env: str) -> N
     for place, (name, number, text) in enumerate(printed):
         later = "".join(more for other, _, more in printed[place:] if other == name)
         shown = blocks[name][int(number)]
-        assert shown.fits(text, later), f"{name} shows\n{shown.shown}\nand not\n{text}"
+        page = shown.shown or "(nothing)"
+        wrong = f"{name} shows\n{page}\nand not\n{text}\nbelow\n{shown.code}"
+        assert shown.fits(text, later), wrong

@@ -385,7 +385,7 @@ class KubernetesBackend(Backend):
 def _no_namespace(namespace: str) -> str:
     return (
         f"there is no namespace {namespace!r} in this cluster; make it (kubectl create namespace "
-        f"{namespace}), or name another one: namespace="
+        f'{namespace}), or name another one: namespace="team"'
     )
 
 

@@ -112,6 +112,12 @@ class KubernetesInspector(Inspector):
     async def clusters(self) -> list[ClusterListing]:
         found = await self._find(_OURS, PODS, JOBS)
         ids = {label(obj, CLUSTER) for items in found.values() for obj in items} - {""}
+        # The API lists nothing in a namespace that does not exist.
+        if not ids and self._namespace and not await self._api.has_namespace():
+            raise BackendError(
+                f"there is no namespace {self._namespace!r} in this cluster; "
+                "`kubectl get namespaces` lists those that there are"
+            )
         there = [seen(id, found[JOBS], found[PODS]) for id in ids]
         return sorted(there, key=lambda c: (c.started or 0, c.id))
 
@@ -211,6 +217,8 @@ class KubernetesInspector(Inspector):
                 if error.code not in (403, 404):
                     raise
                 self._note(f"{kind.plural} cannot be seen: {error.message}")
+                if error.code == 403 and kind.plural not in self.unseen:
+                    self.unseen.append(kind.plural)
                 return []
 
         return dict(zip(kinds, await asyncio.gather(*map(find, kinds)), strict=True))

@@ -93,6 +93,7 @@ class SshInspector(Inspector):
             self._connections[host.name] = await connect(host)
         except HostError as error:
             self.notes.append(f"{host.name}: {error}")
+            self.unseen.append(host.name)
 
     async def clusters(self) -> list[ClusterListing]:
         found: dict[str, ClusterListing] = {}
@@ -155,6 +156,8 @@ class SshInspector(Inspector):
             if isinstance(answer, BackendError):
                 why = str(answer)
                 self.notes.append(why)
+                if host not in self.unseen:
+                    self.unseen.append(host)
             elif isinstance(answer, BaseException):
                 raise answer
             else:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dask.typing import Key
-from distributed import Client, Future
+from distributed import Client, Future, default_client
 
 from dask_flame.core.client_ids import ONLY_LOOKS, is_observer
 from dask_flame.core.messages import STOP
@@ -19,14 +19,17 @@ from dask_flame.reports.driver.futures import futures_of
 _LONGEST = 200
 
 
-def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = "") -> Any:
+def stop(
+    futures: Future | str | Iterable[Future | str], *, raises: bool = True, why: str = ""
+) -> Any:
     """End calls kindly: their next :func:`dask_flame.report` tells them to stop.
 
     Parameters
     ----------
-    futures : Future or iterable of Future
+    futures : Future, str, or iterable of both
         Futures of one client, on a FlameCluster or any other Dask cluster with the
-        :class:`Reports` plugin.
+        :class:`Reports` plugin. A string is the key of a call, as in the attribute ``key`` of a
+        :class:`Report`; its future must be held in this process.
     raises : bool, default True
         Whether :func:`dask_flame.report` raises :class:`CallStopped` in the calls. If False, it
         returns False instead of True, and the calls should return by themselves.
@@ -41,10 +44,10 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = 
     Raises
     ------
     FlameError
-        The futures belong to more than one client, or to one that only observes; or the cluster
-        has no :class:`Reports` plugin.
+        The futures belong to more than one client, or to one that only observes; the client holds
+        no future of a key; or the cluster has no :class:`Reports` plugin.
     TypeError
-        `futures` contains something other than futures.
+        `futures` contains something other than futures and keys.
     PoolError
         `why` is not a text.
 
@@ -69,10 +72,12 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = 
     --------
     >>> futures = client.map(train, rates)
     >>> for r in dask_flame.stream(futures):
-    ...     if r.step == 10 and r.values["loss"] > 1:
-    ...         dask_flame.stop(next(f for f in futures if f.key == r.key))
+    ...     if r.step >= 10 and r.values["loss"] > 1:
+    ...         dask_flame.stop(r.key)
     """
-    given, client = futures_of(futures, "stop", "dask_flame.stop(client.submit(train, 0.1))")
+    given, client = futures_of(
+        _with_futures(futures), "stop", "dask_flame.stop(client.submit(train, 0.1))"
+    )
     how = "raise" if yes_or_no("raises", raises) else "return"
     if not isinstance(why, str):
         raise PoolError(
@@ -88,6 +93,41 @@ def stop(futures: Future | Iterable[Future], *, raises: bool = True, why: str = 
         raise FlameError(f"stop() {ONLY_LOOKS}")
     keys = [future.key for future in given if future.status == "pending"]
     return client.sync(_stop, client, keys, how)
+
+
+def _with_futures(given: Any) -> Any:
+    """Return what was given, with a future in place of each key.
+
+    Raises
+    ------
+    FlameError
+        There is no client, or it holds no future of a key.
+    """
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, Future | bytes) or not isinstance(given, Iterable):
+        return given
+    several = list(given)
+    if not any(isinstance(each, str) for each in several):
+        return several
+    of_futures = (each.client for each in several if isinstance(each, Future))
+    try:
+        client = next(of_futures, None) or default_client()
+    except ValueError:
+        raise FlameError(
+            "stop() got a key, and there is no Client; write dask_flame.stop(future)"
+        ) from None
+    return [_future(each, client) if isinstance(each, str) else each for each in several]
+
+
+def _future(key: str, client: Client) -> Future:
+    if key not in client.futures:
+        raise FlameError(
+            f"stop() got the key {shown(key)}, of which this Client holds no future: keep the "
+            "futures until the calls have ended; or write dask_flame.stop(future), if the future "
+            "is of another Client"
+        )
+    return Future(key, client)
 
 
 async def _stop(client: Client, keys: list[Key], how: str) -> None:

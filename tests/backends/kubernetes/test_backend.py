@@ -36,6 +36,7 @@ from dask_flame.core.setup_function import LARGEST
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from tests.backends.kubernetes.calls import say, talk, until, use, whoami
 from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.gates import at_once
 from tests.support.other_python import other_python
 from tests.support.paths import ROOT
@@ -489,6 +490,13 @@ def test_a_driver_that_is_in_no_pod(kubernetes: Start, monkeypatch: pytest.Monke
     monkeypatch.setenv("POD_NAME", "another")
     with pytest.raises(BackendError, match=r'needs a driver in a pod.*write scheduler="pod"'):
         FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None, scheduler="driver")
+
+
+def test_a_namespace_that_is_not_there(kubernetes: Start) -> None:
+    kubernetes().grant("driver", EVERYTHING)
+    make = r'there is no namespace .nope. .*kubectl create namespace nope.*namespace="team"'
+    with pytest.raises(BackendError, match=make):
+        FlameCluster(backend=KubernetesBackend, namespace="nope", dashboard_address=None)
 
 
 def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,17 +66,17 @@ def typed(kubeconfig: str, *words: str) -> str:
     return done.stdout
 
 
-def said(kubeconfig: str, *words: str, notes: str = "") -> str:
+def said(kubeconfig: str, *words: str, notes: str = "", status: int = 0) -> str:
     """The same without a process of its own, which takes a second to import Dask."""
     command = [words[0], "--backend", "kubernetes", *words[1:]]
     done = CliRunner().invoke(flame, command, env={"KUBECONFIG": kubeconfig})
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == status, done.output
     assert notes in done.stderr
     assert bool(notes) == bool(done.stderr), done.stderr
     return done.stdout
 
 
-def listed(kubeconfig: str, **more: str) -> list[dict[str, Any]]:
+def listed(kubeconfig: str, **more: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(said(kubeconfig, "ps", "-o", "json", **more))
     return found
 
@@ -151,12 +151,25 @@ def test_with_the_rights_of_a_driver_it_says_what_it_cannot_see(
     flame, client = cluster(max=1, name="narrow", idle_timeout="60s")
     client.submit(whoami, pure=False).result(timeout=60)
     note = 'note: jobs cannot be seen: jobs.batch is forbidden: User "admin"'
-    (seen,) = listed(config, notes=note)
+    (seen,) = listed(config, notes=note, status=1)
     assert (seen["state"], len(seen["runners"])) == ("live", 1)
-    shown = said(config, "sweep", "--dry-run", notes="note: secrets cannot be seen")
+    not_all = "Error: this is not all: jobs could not be looked at\n"
+    assert "RUNNERS" in said(config, "ps", notes=not_all, status=1)
+    assert said(config, "logs", "narrow", "runner-1", notes=note) == ""
+    not_all = "Error: this is not all: jobs, networkpolicies, secrets, services could not be"
+    shown = said(config, "sweep", "--dry-run", notes=not_all, status=1)
     assert shown == "nothing to sweep\n"
     flame.close()
     wait_for(fake.at_rest)
+
+
+@pytest.mark.process
+def test_a_namespace_that_is_not_there_is_named(kubernetes: Start, admin: Any) -> None:
+    config = admin(kubernetes())
+    command = ["ps", "--backend", "kubernetes", "--namespace", "nope"]
+    done = CliRunner().invoke(flame, command, env={"KUBECONFIG": config})
+    assert done.exit_code == 1
+    assert "there is no namespace 'nope' in this cluster; `kubectl get namespaces`" in done.stderr
 
 
 def planted(fake: FakeKubernetes) -> dict[str, str]:
@@ -274,7 +287,8 @@ def test_places_that_there_are_not(tmp_path: Path, kubernetes: Start, admin: Any
 @pytest.mark.unit
 def test_the_role_for_it_is_what_it_asks_for() -> None:
     text = (ROOT / "deploy/kubernetes/inspector.yaml").read_text()
-    (role,) = yaml.safe_load_all(text)
+    role, binding = yaml.safe_load_all(text)
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
     rights = [(kind, part, verb) for kind, part, verbs in NEEDED for verb in verbs]
     assert yaml.safe_load(rules(rights))["rules"] == role["rules"]
 
@@ -283,7 +297,8 @@ def test_the_role_for_it_is_what_it_asks_for() -> None:
 def test_that_role_is_enough(kubernetes: Start, cluster: Any, admin: Any) -> None:
     fake = kubernetes()
     text = (ROOT / "deploy/kubernetes/inspector.yaml").read_text()
-    config = admin(fake, yaml.safe_load(text)["rules"])
+    role, _ = yaml.safe_load_all(text)
+    config = admin(fake, role["rules"])
     _, client = cluster(max=1, name="role")
     client.submit(whoami, pure=False).result(timeout=60)
     said(config, "logs", "role")

@@ -301,6 +301,31 @@ def test_a_loop_over_stream_drops_the_worst_half(client: Client) -> None:
 
 
 @pytest.mark.process
+def test_a_call_is_stopped_by_its_key(client: Client) -> None:
+    futures = client.map(endless, [1, 2, 3], pure=False)
+    for r in stream(futures[:1]):
+        stop(r.key)
+    assert [future.status for future in futures] == ["error", "pending", "pending"]
+    stop([futures[1], futures[2].key])
+    wait(futures, timeout=60)
+    assert all(isinstance(future.exception(), CallStopped) for future in futures)
+    with pytest.raises(FlameError, match="the key 'endless-0', of which this Client holds no"):
+        stop("endless-0")
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        theirs = other.submit(abs, -1, key="theirs")
+        with pytest.raises(FlameError, match="is of another Client"):
+            stop(theirs.key)
+        stop([theirs, "theirs"])
+
+
+@pytest.mark.unit
+def test_a_key_without_a_client_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distributed.client._get_global_client", lambda: None)
+    with pytest.raises(FlameError, match="there is no Client; write"):
+        stop("train-1")
+
+
+@pytest.mark.process
 def test_a_call_that_waits_does_not_begin(flame: Make) -> None:
     _, client = flame(max=1)
     first = client.submit(looks)
