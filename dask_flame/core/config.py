@@ -7,7 +7,8 @@ import copy
 import os
 import reprlib
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ def get(key: str, *default: Any) -> Any:
 def check(hint_for: Callable[[str, str], str] = lambda section, name: "") -> None:
     """Raise for unknown settings under ``flame.``, except in sections of other backends.
 
+    Settings that a file ``flame.yaml`` has beside ``flame:``, where they have no effect, are a
+    warning.
+
     Parameters
     ----------
     hint_for : callable, optional
@@ -83,6 +87,13 @@ def check(hint_for: Callable[[str, str], str] = lambda section, name: "") -> Non
     ------
     PoolError
     """
+    for file, name, written in _misplaced():
+        warnings.warn(
+            f"{name} has no effect at the top of {file}; write it below flame, indented:\n"
+            f"{written}",
+            UserWarning,
+            stacklevel=4,
+        )
     known = copy.deepcopy(DEFAULTS["flame"])
     given = dask.config.get("flame", None) or {}
     sections = [(f"{name}.", names) for name, names in known.items() if isinstance(names, dict)]
@@ -110,3 +121,30 @@ def check(hint_for: Callable[[str, str], str] = lambda section, name: "") -> Non
                 else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
             )
             raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
+
+
+def _misplaced() -> Iterator[tuple[str, str, str]]:
+    """Yield settings at the top of a ``flame.yaml``: the file, the name, and what to write."""
+    # Dask has merged all files: usually, none has such a key, and no file is read again.
+    if not any(map(_path_of, dask.config.config)):
+        return
+    with contextlib.suppress(OSError, ValueError):
+        for file, values in dask.config.collect_yaml(dask.config.paths, return_paths=True):
+            # In other files they may be settings of other packages.
+            if file.stem != "flame" or not isinstance(values, dict):
+                continue
+            for name, value in values.items():
+                path = _path_of(name)
+                # `scheduler: threads` is a setting of Dask.
+                if not path or (path == ("scheduler",) and not isinstance(value, dict)):
+                    continue
+                lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(("flame", *path))]
+                yield str(file), str(name), "\n".join(lines) + " …"
+
+
+def _path_of(name: object) -> tuple[str, ...]:
+    """Return the place below ``flame`` that a key at the top seems to mean; empty if none."""
+    first, *more = str(name).replace("_", "-").split(".")
+    if first == "flame":
+        return tuple(more)
+    return (first, *more) if first in DEFAULTS["flame"] else ()

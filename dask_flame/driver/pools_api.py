@@ -227,7 +227,7 @@ class PoolsApi(Cluster):
         >>> print(cluster.manifest())
         kind: Runner
         ...
-        >>> size = Path("flame.yaml").write_text(str(cluster.manifest()))
+        >>> size = Path("manifest.yaml").write_text(str(cluster.manifest()))
         """
         if self.status in (Status.created, Status.undefined):
             self._check_running()

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from dask.system import CPU_COUNT
 
 from dask_flame.core import config
 from dask_flame.core.processes import MARK
+from tests.support.pages import all_pages
+from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.process
 
@@ -145,3 +149,59 @@ def test_a_file_shows_the_defaults_to_drivers_alone(mark: str, tmp_path: Path) -
     env = {**os.environ, "DASK_CONFIG": str(tmp_path), **({MARK: mark} if mark else {})}
     subprocess.run([sys.executable, "-c", "from dask_flame import Pool"], env=env, check=True)
     assert (tmp_path / "flame.yaml").exists() is not bool(mark)
+
+
+_WARNED = """
+import warnings, dask_flame
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    dask_flame.FlameCluster(dashboard_address=None).close()
+for one in caught:
+    if one.category is UserWarning:
+        print(one.message, one.filename)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "below"),
+    [
+        # One line of the file with the defaults, without its comment sign.
+        ("  backend: kubernetes\n# flame:", "backend", "  backend: …"),
+        ("flame:\n  pool: {max: 3}\ndashboard:\n  token: abc", "dashboard", "  dashboard: …"),
+        ("flame.pool.max: 3", "flame.pool.max", "  pool:\n    max: …"),
+    ],
+)
+def test_a_setting_at_the_top_of_the_file_is_warned_of(
+    text: str, name: str, below: str, tmp_path: Path
+) -> None:
+    (tmp_path / "flame.yaml").write_text(text)
+    said = "\n".join(told(_WARNED, tmp_path))
+    file = tmp_path / "flame.yaml"
+    assert said == (
+        f"{name} has no effect at the top of {file}; write it below flame, indented:\n"
+        f"flame:\n{below} <string>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("flame.yaml", "scheduler: threads\ndistributed:\n  dashboard: {link: ''}"),
+        # Of another package, or of Dask.
+        ("kubernetes.yaml", "kubernetes:\n  name: mine"),
+    ],
+)
+def test_settings_of_others_are_not_warned_of(file: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / file).write_text(text)
+    assert told(_WARNED, tmp_path) == []
+
+
+def test_pages_show_settings_below_flame() -> None:
+    for page in [ROOT / "README.md", ROOT / "deploy/README.md", *all_pages()]:
+        text = page.read_text()
+        blocks = re.findall(r"^( *)```yaml\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+        shown = [yaml.safe_load(block) for _, block in blocks]
+        keys = {key for block in shown if isinstance(block, dict) for key in block}
+        assert not [key for key in keys - {"flame"} if config._path_of(key)], page
+        if "~/.config/dask/flame.yaml" in text:
+            assert "flame" in keys or "`flame: {" in text, page

@@ -19,6 +19,7 @@ import yaml
 from distributed import Client
 
 import dask_flame
+from dask_flame.backends.kubernetes import own_pod
 from dask_flame.backends.kubernetes.api import permissions
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from tests.fakes.kubernetes.security import violations
@@ -150,6 +151,14 @@ def test_what_kustomize_makes_of_it(folder: str, namespace: str) -> None:
             kubernetes_schemas.validate(item, version)
         if item["kind"] not in ("Namespace", "PriorityClass"):
             assert item["metadata"]["namespace"] == namespace
+    kinds = {item["kind"] for item in made}
+    assert kinds >= {"ResourceQuota", "LimitRange", "NetworkPolicy"}
+    roles = {item["metadata"]["name"] for item in made if item["kind"] in ("Role", "RoleBinding")}
+    # Notebooks need no port-forwards, and nobody needs to list the Secrets of a hub.
+    elsewhere = {"dask-flame-remote", "dask-flame-inspector"}
+    others = {"overlay": elsewhere, "jupyterhub": set(), "jupyterhub/apart": {"hub"}}
+    assert roles == {"dask-flame-driver", *others[folder]}
+    check_subjects(made)
     (account,) = [item["metadata"] for item in made if item["kind"] == "ServiceAccount"]
     (binding,) = [
         item
@@ -191,6 +200,85 @@ def test_the_roles_are_what_the_backend_asks_for() -> None:
     assert granted(named("Role", "dask-flame-connect")["rules"]) == connects
 
 
+def check_subjects(made: Iterable[dict[str, Any]]) -> None:
+    """Check that bindings name only service accounts: an example of a group may be somebody's."""
+    for binding in made:
+        if binding["kind"] == "RoleBinding":
+            kinds = {subject["kind"] for subject in binding["subjects"]}
+            assert kinds <= {"ServiceAccount"}, binding["metadata"]["name"]
+
+
+@pytest.mark.unit
+def test_nobody_has_rights_before_somebody_was_named() -> None:
+    check_subjects(objects())
+    patches = load("overlay/kustomization.yaml")["patches"]
+    bindings = [patch for patch in patches if patch["target"]["kind"] == "RoleBinding"]
+    given = {"dask-flame-remote", "dask-flame-connect", "dask-flame-inspector"}
+    for patch in bindings:
+        named_here = {name for name in given if re.fullmatch(patch["target"]["name"], name)}
+        assert named_here, patch
+        given -= named_here
+        assert [step["value"] for step in yaml.safe_load(patch["patch"])] == [[]]
+    assert not given
+
+
+@pytest.mark.unit
+def test_a_hub_has_the_rights_that_its_spawner_uses() -> None:
+    rights = granted(named("Role", "hub")["rules"])
+    makes = {"create", "delete", "get", "list", "watch"}
+    assert rights == {
+        *(("", "pods", verb) for verb in makes),
+        *(("", "persistentvolumeclaims", verb) for verb in makes),
+        *(("", "events", verb) for verb in ("get", "list", "watch")),
+    }
+
+
+def check_bounded(rules: Iterable[dict[str, Any]], side: str) -> None:
+    """Check that rules name whom they are about; only DNS may be anywhere."""
+    for rule in rules:
+        dns = {port["port"] for port in rule.get("ports", ())} == {53}
+        assert rule.get(side) or (side == "to" and dns), rule
+
+
+@pytest.mark.unit
+def test_policies_say_to_whom() -> None:
+    for policy in (item["spec"] for item in objects() if item["kind"] == "NetworkPolicy"):
+        check_bounded(policy.get("egress", ()), "to")
+        check_bounded(policy.get("ingress", ()), "from")
+    network = load("jupyterhub/values.yaml")["singleuser"]["networkPolicy"]
+    check_bounded(network["egress"], "to")
+    check_bounded(network["ingress"], "from")
+    values = load("jupyterhub/apart/values.yaml")
+    check_bounded(values["hub"]["networkPolicy"]["egress"], "to")
+    check_bounded(values["proxy"]["chp"]["networkPolicy"]["egress"], "to")
+
+
+@pytest.mark.unit
+def test_runners_do_not_reach_notebook_servers() -> None:
+    apart = named("NetworkPolicy", "dask-flame-drivers")["spec"]["ingress"]
+    beside = load("jupyterhub/values.yaml")["singleuser"]["networkPolicy"]["ingress"]
+    of_chart = {"matchLabels": {"hub.jupyter.org/network-access-singleuser": "true"}}
+    for rule in (*apart, *beside):
+        ports = [(port["port"], port.get("endPort", port["port"])) for port in rule["ports"]]
+        if any(first <= 8888 <= last for first, last in ports):
+            # The hub and its proxy alone, not all pods of their namespace.
+            assert [sorted(peer) for peer in rule["from"]] == [["namespaceSelector", "podSelector"]]
+            assert rule["from"][0]["podSelector"] == of_chart
+        else:
+            # The ports of which the kernel gives one to each that binds to none.
+            assert ports == [(32768, 60999)]
+
+
+@pytest.mark.unit
+def test_the_trial_driver_s_label_is_its_own() -> None:
+    pod = named("Pod", "dask-flame-try")
+    with_address = {**pod, "metadata": {**pod["metadata"], "uid": "u-1"}}
+    told = own_pod._read(with_address, "10.0.0.9").labels
+    values = load("jupyterhub/values.yaml")["singleuser"]
+    # A policy that admits pods with all of these labels admits no other driver.
+    assert told.items() > values["extraLabels"].items()
+
+
 @pytest.mark.unit
 def test_bindings_name_what_there_is() -> None:
     there = objects()
@@ -205,25 +293,8 @@ def test_bindings_name_what_there_is() -> None:
         for subject in binding["subjects"]:
             if subject["kind"] == "ServiceAccount" and "namespace" not in subject:
                 assert ("ServiceAccount", subject["name"]) in names
-            elif subject["kind"] == "Group":
-                assert subject["apiGroup"] == "rbac.authorization.k8s.io"
     values = load("jupyterhub/values.yaml")["singleuser"]
     assert ("ServiceAccount", values["serviceAccountName"]) in names
-
-
-@pytest.mark.unit
-def test_the_overlay_names_each_group_once() -> None:
-    patches = load("overlay/kustomization.yaml")["patches"]
-    groups = {
-        binding["metadata"]["name"]: binding["subjects"][0]["name"]
-        for binding in objects()
-        if binding["kind"] == "RoleBinding" and binding["subjects"][0]["kind"] == "Group"
-    }
-    assert len(groups) == 3
-    for name, group in groups.items():
-        (patch,) = (p for p in patches if re.fullmatch(p["target"]["name"], name))
-        (change,) = yaml.safe_load(patch["patch"])
-        assert change == {"op": "replace", "path": "/subjects/0/name", "value": group}
 
 
 @pytest.mark.unit
@@ -244,9 +315,9 @@ def test_a_hub_s_notebooks_are_drivers() -> None:
     apart = named("NetworkPolicy", "dask-flame-drivers")["spec"]
     assert chooses(apart["podSelector"], values["extraLabels"])
     # What lets runners in to the notebook, in either way, and lets the notebook out to them.
-    assert {"from": [{"podSelector": to_them}]} in values["networkPolicy"]["ingress"]
+    assert [{"podSelector": to_them}] in [r["from"] for r in values["networkPolicy"]["ingress"]]
     assert {"to": [{"podSelector": to_them}]} in values["networkPolicy"]["egress"]
-    assert {"from": [{"podSelector": to_them}]} in apart["ingress"]
+    assert [{"podSelector": to_them}] in [rule["from"] for rule in apart["ingress"]]
     # Both kinds of pods are kept from the metadata server in the same way.
     assert apart["egress"] == named("NetworkPolicy", "dask-flame-egress")["spec"]["egress"]
     (volume,) = values["storage"]["extraVolumes"]
