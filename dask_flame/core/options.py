@@ -146,7 +146,7 @@ class Option:
         PoolError
         """
         value = config.get(setting, self.default)
-        if value is None and self.nullable:
+        if value is None and (self.nullable or not config.is_written(setting)):
             return copy(self.default)
         return self.checked(f"flame.{setting}", value)
 
