@@ -23,6 +23,14 @@ class TestFly(BackendConformance):
         return FlyBackend
 
     @pytest.fixture
+    def driver(self) -> str:
+        return "dask_flame.backends.fly:FlyBackend"
+
+    @pytest.fixture
+    def processes_here(self) -> bool:
+        return True
+
+    @pytest.fixture
     def outage(self, fly: FakeFly, monkeypatch: pytest.MonkeyPatch) -> Callable[[Backend], Any]:
         @contextlib.asynccontextmanager
         async def cut(backend: Backend) -> AsyncIterator[None]:

@@ -22,6 +22,14 @@ class TestSlurm(BackendConformance):
         return SlurmBackend
 
     @pytest.fixture
+    def driver(self) -> str:
+        return "dask_flame.backends.slurm:SlurmBackend"
+
+    @pytest.fixture
+    def processes_here(self) -> bool:
+        return True
+
+    @pytest.fixture
     def outage(self, slurm: SlurmWorld, monkeypatch: pytest.MonkeyPatch) -> Any:
         @contextlib.asynccontextmanager
         async def cut(backend: Backend) -> AsyncIterator[None]:

@@ -28,6 +28,15 @@ class TestConformance(BackendConformance):
         return OnTheGround
 
     @pytest.fixture
+    def driver(self, ground: Ground) -> str | None:
+        on_the_fake = ground.fake is not None
+        return "dask_flame.backends.kubernetes:KubernetesBackend" if on_the_fake else None
+
+    @pytest.fixture
+    def processes_here(self, ground: Ground) -> bool:
+        return ground.fake is not None
+
+    @pytest.fixture
     def outage(self, ground: Ground) -> Any:
         fake = ground.fake
         if fake is None:
