@@ -9,7 +9,7 @@ from dask_flame.backends.base import Backend
 from dask_flame.backends.specs import BackendContext
 from dask_flame.core.backend_options import installed
 from dask_flame.core.option_checks import wrong
-from dask_flame.errors import BackendError
+from dask_flame.errors import BackendError, PoolError
 
 _WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
 _EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "ssh", "slurm")}
@@ -69,10 +69,11 @@ def made(factory: BackendFactory, context: BackendContext) -> Backend:
 
 
 def _check_factory(factory: BackendFactory) -> None:
-    if isinstance(factory, type) and (
-        not issubclass(factory, Backend) or inspect.isabstract(factory)
-    ):
+    if isinstance(factory, type) and not issubclass(factory, Backend):
         raise wrong("backend", factory, _WANTED)
+    if inspect.isabstract(factory):
+        lacking = ", ".join(sorted(factory.__abstractmethods__))
+        raise PoolError(f"backend={factory.__name__} lacks methods of a backend: {lacking}")
     try:
         inspect.signature(factory).bind("context")
     except TypeError:
