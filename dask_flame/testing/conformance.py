@@ -7,22 +7,7 @@ To run them, define a class and a fixture::
         def factory(self):
             return LocalBackend
 
-``factory`` creates a backend from a :class:`dask_flame.backends.BackendContext`. The tests cover
-the statements about the methods of :class:`dask_flame.backends.Backend`. The class may have further
-fixtures; without them, the tests that need them are skipped:
-
-``outage``
-    A function that takes the backend and returns an asynchronous context manager, inside which the
-    substrate is unreachable.
-``driver``
-    Where a new process finds the factory, as ``"module:NAME"``. Such a process boots runners, and
-    is killed. It has Dask's configuration and the environment of the test.
-``processes_here``
-    Whether runners are processes of this machine that this user can see. By default, they are if
-    :attr:`dask_flame.backends.Backend.remote` is false.
-
-An option that must be set goes into Dask's configuration, in a fixture of the class with
-``autouse=True``. The suite takes one to three minutes.
+See :class:`BackendConformance` for the further fixtures.
 
 Runners register with a plain :class:`distributed.Scheduler` that the tests start, so that they test
 the backend and the runner, without a cluster.
@@ -169,7 +154,43 @@ async def staged(factory: Factory) -> AsyncIterator[Stage]:
 
 
 class BackendConformance:
-    """Tests of a backend. A subclass has a fixture ``factory``, which creates the backend."""
+    """Tests of the statements about the methods of :class:`dask_flame.backends.Backend`.
+
+    A subclass whose name begins with ``Test`` has a fixture ``factory``, which returns the class of
+    the backend, or another function that makes one of a :class:`dask_flame.backends.BackendContext`.
+    Tests that need one of these further fixtures are skipped without it:
+
+    ``outage``
+        A function that takes the backend and returns an asynchronous context manager, inside which
+        the substrate is unreachable.
+    ``driver``
+        Where a new process finds the factory, as ``"module:NAME"``. The process has Dask's
+        configuration and the environment of the test, boots runners, and is killed.
+    ``processes_here``
+        True if runners are processes of this machine that this user can see. By default, they are
+        if :attr:`dask_flame.backends.Backend.remote` is false.
+
+    Set what the backend needs in Dask's configuration, by a fixture with ``autouse=True``. The tests
+    take one to three minutes. They need pytest, pytest-asyncio and pytest-timeout.
+
+    Notes
+    -----
+    Not tested are objects of the substrate other than runners, and files that other processes than
+    the driver have written: look for them at the end of ``factory``, behind its ``yield``.
+
+    Examples
+    --------
+    >>> import pytest
+    >>> from dask_flame.backends.local import LocalBackend
+    >>> class TestLocal(BackendConformance):
+    ...     @pytest.fixture
+    ...     def factory(self):
+    ...         return LocalBackend
+    ...
+    ...     @pytest.fixture
+    ...     def driver(self):
+    ...         return "dask_flame.backends.local:LocalBackend"
+    """
 
     @pytest.fixture
     def outage(self) -> Any:
@@ -479,28 +500,32 @@ class BackendConformance:
     async def test_closing_ends_all_at_any_moment_and_more_than_once(
         self, stage: Stage, processes_here: bool
     ) -> None:
-        canary = secrets.token_hex(16)
-        secret = {"flame-conformance": {"canary": canary}}
+        token = secrets.token_hex(16)
+        more = {"env": {MARK: token}, "config": {"flame-conformance": {"canary": token}}}
         with WrittenFiles() as written:
-            await stage.backend.boot([stage.spec("early", config=secret)])
+            await stage.backend.boot([stage.spec("early", **more)])
             await stage.registered("early")
             async with Client(stage.scheduler.address, asynchronous=True) as client:
-                pid = await client.submit(os.getpid, pure=False)
-            assert not processes_here or _runs(pid)
-            await stage.backend.boot([stage.spec("late", config=secret)])
+                apart = not stage.backend.remote
+                await client.submit(start_a_process, apart=apart, pure=False)
+            assert not processes_here or marked_processes(token, variable=MARK)
+            await stage.backend.boot([stage.spec("late", **more)])
             await asyncio.gather(stage.backend.close(), stage.backend.close())
             await stage.gone("early", "late")
             assert await stage.backend.list() == set()
             # It has not only said so.
             await stage.until(lambda: not stage.scheduler.aliases, "workers gone")
             if processes_here:
-                await stage.until(lambda: not _runs(pid), "its process has ended")
+                await stage.until(
+                    lambda: not marked_processes(token, variable=MARK),
+                    "its processes, and what they have started, have ended",
+                )
             await stage.backend.close()
             await stage.backend.end(["early"])
         await stage.until(
-            lambda: not written.with_text(canary),
+            lambda: not written.with_text(token),
             "files with configurations, which hold private keys, are removed; there are "
-            f"{written.with_text(canary)}",
+            f"{written.with_text(token)}",
         )
 
     @pytest.mark.asyncio
@@ -542,13 +567,17 @@ class BackendConformance:
     ) -> None:
         if not processes_here:
             pytest.skip("its processes are not on this machine; see the fixture `processes_here`")
-        await stage.backend.boot([stage.spec("one")])
+        # Not by their ids, which may be those of another namespace.
+        token = secrets.token_hex(16)
+        await stage.backend.boot([stage.spec("one", env={MARK: token})])
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
-            pid = await client.submit(start_a_process, pure=False)
-        assert _runs(pid)
+            await client.submit(start_a_process, apart=True, pure=False)
+        assert marked_processes(token, variable=MARK)
         await stage.backend.end(["one"], grace=grace)
-        await stage.until(lambda: not _runs(pid), "the process that it started has ended")
+        await stage.until(
+            lambda: not marked_processes(token, variable=MARK), "what it started has ended"
+        )
 
     @pytest.mark.asyncio
     async def test_a_secret_reaches_the_runner_and_is_shown_nowhere(
@@ -587,21 +616,22 @@ class BackendConformance:
         assert "s3cret" not in repr(spec)
 
 
-def start_a_process() -> int:
-    """Start a process in its own session (runner)."""
+def start_a_process(*, apart: bool) -> int:
+    """Start a process (runner).
+
+    Parameters
+    ----------
+    apart : bool
+        Whether it is in a session of its own. On another machine, only substrates that end all
+        processes of a job, as with cgroups, end it then.
+    """
     sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-    return subprocess.Popen(sleep, start_new_session=True).pid
+    return subprocess.Popen(sleep, start_new_session=apart).pid
 
 
 def _variables_and_words() -> tuple[dict[str, str], list[str]]:
     """Return the environment and the command line of this process (runner)."""
     return dict(os.environ), psutil.Process().cmdline()
-
-
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 async def _until(condition: Callable[[], object], what: str) -> None:

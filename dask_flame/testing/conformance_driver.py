@@ -30,7 +30,8 @@ async def main(factory: Any, token: str) -> None:
         await stage.backend.boot([stage.spec("one", **more)])
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
-            await client.submit(start_a_process, pure=False)
+            apart = not stage.backend.remote
+            await client.submit(start_a_process, apart=apart, pure=False)
             await stage.backend.boot([stage.spec("late", **more)])
             print("\nready", flush=True)
             await asyncio.sleep(900)
