@@ -33,7 +33,7 @@ class Option:
     ----------
     check : callable
         Called with the option's name and a value, it returns the normalized value, or raises a
-        PoolError. :mod:`dask_flame.core.option_checks` has some, and ``wrong`` for the error.
+        PoolError. ``dask_flame.core.option_checks`` has some, and `wrong` makes the error.
     example : str
         A valid value, as Python source, for messages of errors.
     default : Any

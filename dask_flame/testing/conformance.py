@@ -157,7 +157,7 @@ class BackendConformance:
     """Tests of the statements about the methods of :class:`dask_flame.backends.Backend`.
 
     A subclass whose name begins with ``Test`` has a fixture ``factory``, which returns the class of
-    the backend, or another function that makes one of a :class:`dask_flame.backends.BackendContext`.
+    the backend, or a function that makes one of a :class:`dask_flame.backends.BackendContext`.
     Tests that need one of these further fixtures are skipped without it:
 
     ``outage``
@@ -170,8 +170,8 @@ class BackendConformance:
         True if runners are processes of this machine that this user can see. By default, they are
         if :attr:`dask_flame.backends.Backend.remote` is false.
 
-    Set what the backend needs in Dask's configuration, by a fixture with ``autouse=True``. The tests
-    take one to three minutes. They need pytest, pytest-asyncio and pytest-timeout.
+    Set what the backend needs in Dask's configuration, by a fixture with ``autouse=True``. The
+    tests take one to three minutes. They need pytest, pytest-asyncio and pytest-timeout.
 
     Notes
     -----

@@ -431,7 +431,9 @@ def test_a_backend_that_cannot_list_its_runners_says_why(flame: Any) -> None:
     client.submit(int).result(timeout=60)
 
     def said() -> bool:
-        return any("list its runners: TypeError: no such column" in e.reason for e in cluster.events)
+        return any(
+            "list its runners: TypeError: no such column" in e.reason for e in cluster.events
+        )
 
     wait_for(said)
     cluster.backend.deaf = False

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dask_flame.backends import Backend
+from dask_flame.backends import Backend, BackendContext
 from dask_flame.backends.fly import FlyBackend
 from dask_flame.backends.fly.api import client
 from dask_flame.testing.conformance import BackendConformance
+from tests.backends.fly.stage import connection_of
 from tests.fakes.fly import FakeFly
 
 pytestmark = pytest.mark.process
 
 
+class SoonGone(FlyBackend):
+    """Machines that do not outlive a lost driver for long."""
+
+    def __init__(self, context: BackendContext) -> None:
+        super().__init__(replace(context, disconnect_grace=1.0))
+
+
 class TestFly(BackendConformance):
     @pytest.fixture
     def factory(self, fly: FakeFly) -> Any:
-        return FlyBackend
+        return SoonGone
 
     @pytest.fixture
     def driver(self) -> str:
-        return "dask_flame.backends.fly:FlyBackend"
+        return "tests.backends.fly.test_conformance:SoonGone"
 
     @pytest.fixture
     def processes_here(self) -> bool:
@@ -33,9 +42,10 @@ class TestFly(BackendConformance):
     @pytest.fixture
     def outage(self, fly: FakeFly, monkeypatch: pytest.MonkeyPatch) -> Callable[[Backend], Any]:
         @contextlib.asynccontextmanager
-        async def cut(backend: Backend) -> AsyncIterator[None]:
+        async def cut(backend: Any) -> AsyncIterator[None]:
             with monkeypatch.context() as patch:
                 patch.setattr(client, "LIST_PATIENCE", 0.5)
+                patch.setattr(connection_of(backend).api._transport, "patience", 0.5)
                 fly.down()
                 try:
                     yield
