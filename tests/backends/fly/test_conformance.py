@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import pytest
 
 from dask_flame.backends import Backend, BackendContext
@@ -15,6 +16,7 @@ from dask_flame.backends.fly.api import client
 from dask_flame.testing.conformance import BackendConformance
 from tests.backends.fly.stage import connection_of
 from tests.fakes.fly import FakeFly
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
 
@@ -26,10 +28,22 @@ class SoonGone(FlyBackend):
         super().__init__(replace(context, disconnect_grace=1.0))
 
 
+def watchdogs() -> list[psutil.Process]:
+    """Return the processes beside this one that end what is left after its death."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if "dask_flame.backends.fly.watchdog" in child.cmdline():
+                found.append(child)
+    return found
+
+
 class TestFly(BackendConformance):
     @pytest.fixture
-    def factory(self, fly: FakeFly) -> Any:
-        return SoonGone
+    def factory(self, fly: FakeFly) -> Iterator[Any]:
+        yield SoonGone
+        # One that outlives its driver needs an answer of the fake's to end.
+        wait_for(lambda: not watchdogs(), what="no watchdog is left")
 
     @pytest.fixture
     def driver(self) -> str:

@@ -37,7 +37,7 @@ class TestConformance(BackendConformance):
         return ground.fake is not None
 
     @pytest.fixture
-    def outage(self, ground: Ground) -> Any:
+    def outage(self, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Any:
         fake = ground.fake
         if fake is None:
             pytest.skip("a real API server is not taken away")
@@ -47,7 +47,11 @@ class TestConformance(BackendConformance):
             backend._api._transport.patience = 1.0
             await asyncio.to_thread(fake.down)
             try:
-                yield
+                with monkeypatch.context() as patch:
+                    # An end would wait for an answer for a minute.
+                    patch.setattr(runner_pods, "_OVERDUE", 1.0)
+                    patch.setattr(runner_pods, "_FORCED_WITHIN", 1.0)
+                    yield
             finally:
                 await asyncio.to_thread(fake.up)
 
