@@ -31,7 +31,7 @@ async def main(factory: Any, token: str) -> None:
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
             apart = not stage.backend.remote
-            await client.submit(start_a_process, apart=apart, pure=False)
+            await client.submit(start_a_process, token, apart=apart, pure=False)
             await stage.backend.boot([stage.spec("late", **more)])
             print("\nready", flush=True)
             await asyncio.sleep(900)

@@ -29,9 +29,6 @@ class TestSlurm(BackendConformance):
     def processes_here(self) -> bool:
         return True
 
-    @pytest.mark.skip("only with cgroups, which this one has not, end processes of other sessions")
-    def test_a_runner_ends_with_what_its_calls_have_started(self) -> None: ...
-
     @pytest.fixture
     def outage(self, slurm: SlurmWorld, monkeypatch: pytest.MonkeyPatch) -> Any:
         @contextlib.asynccontextmanager
