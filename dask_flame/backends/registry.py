@@ -69,14 +69,18 @@ def made(factory: BackendFactory, context: BackendContext) -> Backend:
 
 
 def _check_factory(factory: BackendFactory) -> None:
-    if isinstance(factory, type) and not issubclass(factory, Backend):
-        raise wrong("backend", factory, _WANTED)
-    if inspect.isabstract(factory):
-        lacking = ", ".join(sorted(factory.__abstractmethods__))
-        raise PoolError(f"backend={factory.__name__} lacks methods of a backend: {lacking}")
+    if isinstance(factory, type):
+        _check_class(factory)
     try:
         inspect.signature(factory).bind("context")
     except TypeError:
         raise wrong("backend", factory, _WANTED) from None
     except ValueError:
         pass  # some functions written in C have no signature
+
+
+def _check_class(made: type) -> None:
+    if not issubclass(made, Backend):
+        raise wrong("backend", made, _WANTED)
+    if lacking := ", ".join(sorted(made.__abstractmethods__)):
+        raise PoolError(f"backend={made.__name__} lacks methods of a backend: {lacking}")

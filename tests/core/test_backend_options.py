@@ -218,7 +218,7 @@ def test_a_default_of_another_package_may_be_none(
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("zoen", r"flame\.cloud\.zoen .*is no setting; did you mean flame\.cloud\.zone\?"),
+        ("zonne", r"flame\.cloud\.zonne .*is no setting; did you mean flame\.cloud\.zone\?"),
         ("a_p_i", r"is no setting; did you mean flame\.cloud\.api\?"),
         ("disk", r"disk is an option of a pool, without a setting; write FlameCluster\(disk="),
         ("gizmo", r"is no setting; there are flame\.cloud\.api, flame\.cloud\.zone"),
