@@ -80,7 +80,7 @@ def _check_factory(factory: BackendFactory) -> None:
 
 
 def _check_class(made: type) -> None:
-    if not issubclass(made, Backend):
+    if not issubclass(made, Backend) or made is Backend:
         raise wrong("backend", made, _WANTED)
     if lacking := ", ".join(sorted(made.__abstractmethods__)):
         raise PoolError(f"backend={made.__name__} lacks methods of a backend: {lacking}")
