@@ -10,6 +10,7 @@ import pytest
 
 from dask_flame.backends import Backend
 from dask_flame.backends.slurm import SlurmBackend
+from dask_flame.backends.slurm import backend as slurm_backend
 from dask_flame.testing.conformance import BackendConformance, Stage
 from tests.support.slurm_world import SlurmWorld
 
@@ -46,6 +47,7 @@ class TestSlurm(BackendConformance):
         async def cut(backend: Backend) -> AsyncIterator[None]:
             with monkeypatch.context() as patch:
                 patch.setenv("SLURM_CONF", slurm.unreachable())
+                patch.setattr(slurm_backend, "_CLOSE_WITHIN", 1.0)
                 yield
 
         return cut
