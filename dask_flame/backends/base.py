@@ -55,12 +55,16 @@ class Backend(SchedulerPlacement, ABC):
 
     **After the driver's death**, for whatever reason, none of the backend's objects are left.
 
+    **Attributes.** The cluster reads and calls only the public names of this class, and sets none.
+    A subclass may use any others. One with an ``__init__`` of its own calls ``super().__init__``.
+
     Parameters
     ----------
     context : BackendContext
+        What the cluster gives it. It is kept as ``self.context``.
     """
 
-    #: The name for ``backend=``.
+    #: The name for ``backend=``, as in the entry point. Errors and ``dask flame`` show it.
     name: ClassVar[str]
     #: The options that it adds to those of a pool. The module of the backend's entry point has the
     #: same class as ``Options``.
@@ -273,7 +277,7 @@ class Backend(SchedulerPlacement, ABC):
             delays no boot.
         why : str
             The reason in the substrate's terms, with the same text for many runners. Empty when the
-            trouble has ended.
+            trouble has ended. The same text again is ignored, so it may be said at each poll.
         """
         self.context.trouble(name, why)
 

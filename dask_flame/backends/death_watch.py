@@ -19,7 +19,7 @@ _WITHIN = 5.0
 
 
 class DeathWatch:
-    """Hold the module ``watchdog`` of a backend, as a process, by its standard input.
+    """Hold a module, as a process, by its standard input.
 
     The process learns how the driver has ended from that input. The line ``end`` says that nothing
     is left, and ``look`` that nothing is known to be left. If the input closes without either, the
@@ -28,17 +28,20 @@ class DeathWatch:
     Parameters
     ----------
     backend : str
-        The name of the backend, whose package has the module.
+        The name of the backend.
     purpose : str
         What the process does, for a warning: ``"removes machines"``.
+    module : str, optional
+        The module. By default, the module ``watchdog`` of a backend of this package.
 
     Attributes
     ----------
     started : bool
     """
 
-    def __init__(self, backend: str, purpose: str) -> None:
+    def __init__(self, backend: str, purpose: str, *, module: str = "") -> None:
         self._backend = backend
+        self._module = module or f"dask_flame.backends.{backend}.watchdog"
         self._purpose = purpose
         self._process: subprocess.Popen[bytes] | None = None
         self.started = False
@@ -67,7 +70,7 @@ class DeathWatch:
         path = os.pathsep.join(p for p in sys.path if p)
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", f"dask_flame.backends.{self._backend}.watchdog", *arguments],
+                [sys.executable, "-m", self._module, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -227,7 +227,7 @@ def check_where(where: Collection[str], *, own: Collection[str] = (), write: str
     own : collection of str
         Those that the backend has.
     write : str, default ""
-        What to write in their place.
+        The end of the error, with what to write in their place: ``"; on Fly write --app"``.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from dask_flame.backends.base import Backend
 from dask_flame.backends.specs import BackendContext
 from dask_flame.core.backend_options import installed
 from dask_flame.core.option_checks import wrong
-from dask_flame.errors import BackendError
+from dask_flame.errors import BackendError, PoolError
 
 _WANTED = "the name of a backend, or a subclass of dask_flame.backends.Backend"
 _EXTRAS = {name: f"dask-flame[{name}]" for name in ("kubernetes", "fly", "ssh", "slurm")}
@@ -69,13 +69,18 @@ def made(factory: BackendFactory, context: BackendContext) -> Backend:
 
 
 def _check_factory(factory: BackendFactory) -> None:
-    if isinstance(factory, type) and (
-        not issubclass(factory, Backend) or inspect.isabstract(factory)
-    ):
-        raise wrong("backend", factory, _WANTED)
+    if isinstance(factory, type):
+        _check_class(factory)
     try:
         inspect.signature(factory).bind("context")
     except TypeError:
         raise wrong("backend", factory, _WANTED) from None
     except ValueError:
         pass  # some functions written in C have no signature
+
+
+def _check_class(made: type) -> None:
+    if not issubclass(made, Backend) or made is Backend:
+        raise wrong("backend", made, _WANTED)
+    if lacking := ", ".join(sorted(made.__abstractmethods__)):
+        raise PoolError(f"backend={made.__name__} lacks methods of a backend: {lacking}")

@@ -266,6 +266,14 @@ def _unheard(*_: object) -> None:
     """Ignore a report of a backend."""
 
 
+def _nobody() -> Callable[..., None]:
+    """Return a listener that ignores all reports.
+
+    As a factory, so that no default is an attribute of the class, whose text would be shown.
+    """
+    return _unheard
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendContext:
     """The arguments that a cluster gives its backend.
@@ -304,13 +312,13 @@ class BackendContext:
 
     cluster: str
     ended: Callable[[Ended], None]
-    progress: Callable[[str, str], None] = _unheard
-    trouble: Callable[[str, str], None] = _unheard
-    queued: Callable[[str, bool], None] = _unheard
-    stopped: Callable[[str], None] = _unheard
-    most_changed: Callable[[], None] = _unheard
+    progress: Callable[[str, str], None] = field(default_factory=_nobody)
+    trouble: Callable[[str, str], None] = field(default_factory=_nobody)
+    queued: Callable[[str, bool], None] = field(default_factory=_nobody)
+    stopped: Callable[[str], None] = field(default_factory=_nobody)
+    most_changed: Callable[[], None] = field(default_factory=_nobody)
     scheduler: str = "auto"
     places: Mapping[str, str] = field(default_factory=dict)
     disconnect_grace: float | None = None
     adopts: str = ""
-    replaced: Callable[[str], None] = _unheard
+    replaced: Callable[[str], None] = field(default_factory=_nobody)

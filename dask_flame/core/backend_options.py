@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import dask.config
 
-from dask_flame.core.config import DEFAULTS
+from dask_flame.core.config import DEFAULTS, unknown_setting
 from dask_flame.core.option_checks import EXAMPLES, line
 from dask_flame.core.options import Declared, Option
 from dask_flame.errors import PoolError
@@ -48,6 +48,9 @@ class BackendOptions(Declared):
     settings : mapping of str to Option
         Settings of the backend that are not options of a pool, by their names in the section
         ``flame.<backend>`` of the configuration.
+    merges : bool
+        Whether the backend itself looks up options that a pool does not have in the configuration.
+        By default the cluster does, so that :attr:`RunnerSpec.options` has them.
 
     Raises
     ------
@@ -58,6 +61,7 @@ class BackendOptions(Declared):
     backend: ClassVar[str] = ""
     makes: ClassVar[str] = ""
     settings: ClassVar[Mapping[str, Option]] = {}
+    merges: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -130,11 +134,29 @@ class BackendOptions(Declared):
         ------
         PoolError
         """
+        cls._check_names()
         for name in cls.settings:
             cls.setting(name)
         for name, known in cls.declared().items():
             if known.section and name.replace("_", "-") not in cls.settings:
                 known.taken(name, None)
+
+    @classmethod
+    def _check_names(cls) -> None:
+        """Refuse settings that there are not; the sections of ``flame.yaml`` are checked as it is.
+
+        The section of a class that declares no setting may be read by other means.
+        """
+        options = [n.replace("_", "-") for n, o in cls.declared().items() if o.section]
+        names = list(dict.fromkeys([*cls.settings, *options]))
+        given = dask.config.get(f"flame.{cls.backend}", None)
+        if cls.backend in DEFAULTS["flame"] or not names or not isinstance(given, Mapping):
+            return
+        for name in given:
+            # Where its runners are: see `Backend.places`, of which these options do not know.
+            if (setting := str(name).replace("_", "-")) not in (*names, "namespace", "context"):
+                hint = hint_for(cls.backend, setting)
+                raise unknown_setting(f"{cls.backend}.", name, names, hint)
 
 
 def check_settings() -> None:

@@ -8,7 +8,7 @@ import os
 import reprlib
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,16 @@ def get(key: str, *default: Any) -> Any:
     return dask.config.get(f"flame.{key}", otherwise)
 
 
+def is_written(key: str) -> bool:
+    """Return whether the user has written a setting, and not only a package as its default."""
+    missing = object()
+    value = dask.config.get(f"flame.{key}", missing)
+    defaults = [DEFAULTS, *dask.config.defaults]
+    return value is not missing and not any(
+        dask.config.get(f"flame.{key}", missing, config=place) == value for place in defaults
+    )
+
+
 def check(hint_for: Callable[[str, str], str] = lambda section, name: "") -> None:
     """Raise for unknown settings under ``flame.``, except in sections of other backends.
 
@@ -111,16 +121,34 @@ def check(hint_for: Callable[[str, str], str] = lambda section, name: "") -> Non
             setting = str(name).replace("_", "-")
             if setting in names or (not section and isinstance(value, dict)):
                 continue
-            import difflib  # for errors only
+            raise unknown_setting(section, name, names, hint_for(section.rstrip("."), setting))
 
-            close = difflib.get_close_matches(setting, [*names, *known["pool"]], n=1)
-            where = "pool." if close and close[0] in known["pool"] else section
-            hint = hint_for(section.rstrip("."), setting) or (
-                f"did you mean flame.{where}{close[0]}?"
-                if close
-                else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
-            )
-            raise PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
+
+def unknown_setting(section: str, name: object, names: Collection[str], hint: str) -> PoolError:
+    """Return the error for a setting that there is not.
+
+    Parameters
+    ----------
+    section : str
+        With a dot at its end; empty for the settings that are in no section.
+    name : str
+        The setting, as it is written.
+    names : collection of str
+        The settings that there are.
+    hint : str
+        What to write; if it is empty, a setting with a similar name.
+    """
+    import difflib  # for errors only
+
+    pool = DEFAULTS["flame"]["pool"]
+    close = difflib.get_close_matches(str(name).replace("_", "-"), [*names, *pool], n=1)
+    where = "pool." if close and close[0] in pool else section
+    hint = hint or (
+        f"did you mean flame.{where}{close[0]}?"
+        if close
+        else ("there are " + ", ".join(f"flame.{section}{n}" for n in names))
+    )
+    return PoolError(f"flame.{section}{name} in Dask's configuration is no setting; {hint}")
 
 
 def _misplaced() -> Iterator[tuple[str, str, str]]:

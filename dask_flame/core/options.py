@@ -32,7 +32,8 @@ class Option:
     Attributes
     ----------
     check : callable
-        See :data:`Check`.
+        Called with the option's name and a value, it returns the normalized value, or raises a
+        PoolError. ``dask_flame.core.option_checks`` has some, and `wrong` makes the error.
     example : str
         A valid value, as Python source, for messages of errors.
     default : Any
@@ -146,7 +147,7 @@ class Option:
         PoolError
         """
         value = config.get(setting, self.default)
-        if value is None and self.nullable:
+        if value is None and (self.nullable or not config.is_written(setting)):
             return copy(self.default)
         return self.checked(f"flame.{setting}", value)
 
@@ -173,7 +174,7 @@ def option(check: Check, example: str, *, hash: bool | None = None, **more: Any)
     Parameters
     ----------
     check : callable
-        See :data:`Check`.
+        See :attr:`Option.check`.
     example : str
         A valid value, as Python source.
     hash : bool, optional

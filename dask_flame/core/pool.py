@@ -386,6 +386,11 @@ class Pool(Declared):
                 check_present(name, getattr(copy, name))
         return copy
 
+    def with_defaults(self, options: Mapping[str, Any]) -> Pool:
+        """Return a copy with those options of a backend that were not given for this pool."""
+        missing = {name: value for name, value in options.items() if name not in self.options}
+        return self.replace(options={**self.options, **missing}) if missing else self
+
     def holding(self, number: int, why: str) -> Pool:
         """Return a copy whose ``max`` is what there is room for, if the user has not named it.
 

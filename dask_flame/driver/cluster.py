@@ -50,6 +50,7 @@ from dask_flame.driver.launch import (
     of_kind,
     places_for,
     runner_spec,
+    with_configured,
 )
 from dask_flame.driver.lifecycle import ClusterLifecycle
 from dask_flame.driver.main_import import refuse_in_import_of_main
@@ -257,6 +258,7 @@ class FlameCluster(ClusterLifecycle):
         factory = find_backend(config.get("backend") if backend is None else backend)
         where = self._where(factory, scheduler)
         places = places_for(factory, namespace=namespace, context=context)
+        policies = with_configured(factory, policies)
         for policy in policies.values():
             check_taken(factory, policy.options, max=policy.max)
             check_secrets(factory, policy.secrets)

@@ -15,7 +15,7 @@ from dask_flame.backends.specs import Ended, RunnerSpec
 from dask_flame.comm.listener import SocketListener
 from dask_flame.core.backoff import Backoff
 from dask_flame.driver.fleets import PoolFleets
-from dask_flame.errors import PoolError
+from dask_flame.errors import BackendError, PoolError
 from dask_flame.history.journal import Journal
 from dask_flame.scaling.fleet import Retirement
 from dask_flame.scheduler.home.home import Home
@@ -74,6 +74,7 @@ class DecisionExecutor:
         self._specs = specs
         self._ended = ended
         self._accepted = accepted
+        self._mistake = ""  # the last error of the backend's own code
         self._done = done
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -140,7 +141,7 @@ class DecisionExecutor:
                     listener.renew()
             await self.backend.boot(specs)
         except Exception as error:
-            logger.debug("boot refused", exc_info=True)
+            self._say_refused(error)
             await self._forget(names, f"could not be asked for: {type(error).__name__}: {error}")
         else:
             self._accepted(names)
@@ -148,17 +149,32 @@ class DecisionExecutor:
         if unknown := [name for name in names if self._fleets.of(name) is None]:
             await self._end(unknown)
 
+    def _say_refused(self, error: Exception) -> None:
+        """Log that a boot was refused: an error that is none of the substrate, with its trace."""
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, BackendError | PoolError | OSError) or text == self._mistake:
+            logger.debug("boot refused", exc_info=error)
+            return
+        self._mistake = text  # it is tried again, and the trace would be the same
+        name = type(self.backend).__name__
+        logger.error("%s.boot raised %s, which is no BackendError", name, text, exc_info=error)
+
     async def _end(self, names: Collection[str], *, grace: float = 0) -> None:
         left, backoff, said = set(names), Backoff(_AGAIN_FIRST, _AGAIN_MOST), ""
         while left:
-            why = "the backend still has it"
+            why = ""
             try:
                 await self.backend.end(left, grace=grace)
             except Exception as error:
                 logger.debug("could not be ended", exc_info=True)
                 why = f"{type(error).__name__}: {error}"
-            if (there := await self._there()) is not None:
-                left &= there
+            try:
+                left &= await self.backend.list()
+            except Exception as error:
+                logger.debug("the backend cannot list its runners", exc_info=True)
+                unlisted = f"the backend cannot list its runners: {type(error).__name__}: {error}"
+                why = why or unlisted
+            why = why or "the backend still has it"
             if left:
                 if why != said:
                     self._journal.note(

@@ -62,13 +62,7 @@ def make_pools(
             raise PoolError(
                 f'pools[{name!r}] is a {type(pool).__name__}; write pools={{"{name}": Pool(max=8)}}'
             )
-    return {name: _with(pool, shared) for name, pool in pools.items()}
-
-
-def _with(pool: Pool, shared: Mapping[str, Any]) -> Pool:
-    """Return a pool with options of the backend that were written once, beside ``pools=``."""
-    missing = {name: value for name, value in shared.items() if name not in pool.options}
-    return pool.replace(options={**pool.options, **missing}) if missing else pool
+    return {name: pool.with_defaults(shared) for name, pool in pools.items()}
 
 
 class PoolFleets:

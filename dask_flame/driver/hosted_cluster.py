@@ -180,7 +180,7 @@ class HostedCluster(PoolsApi):
     def _held_up(self, name: str, why: str) -> None:
         if not name:
             before, self._trouble = self._trouble, why
-            if why or before:
+            if why != before:  # a backend may say it at each poll
                 self._history.journal.note("held", why or f"over: {before}")
         elif self._host is not None:
             self._host.held_up(name, why)

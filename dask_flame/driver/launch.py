@@ -239,6 +239,18 @@ def _plain(value: Any) -> Any:
 _LEFT_OUT = object()
 
 
+def with_configured(backend: object, pools: Mapping[str, Pool]) -> dict[str, Pool]:
+    """Return the pools with the options that are configured for their backend, and not given.
+
+    Raises
+    ------
+    PoolError
+    """
+    known: type[BackendOptions] = getattr(backend, "Options", BackendOptions)
+    configured = {} if known.merges else known.configured().given
+    return {name: pool.with_defaults(configured) for name, pool in pools.items()}
+
+
 def check_taken(backend: object, options: Mapping[str, Any], *, max: int | None = None) -> None:
     """Check the backend options of a pool.
 

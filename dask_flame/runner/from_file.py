@@ -3,8 +3,8 @@
 FILE contains its launch configuration as JSON, so that no secret is in an argument or in the
 environment. In a pod it is mounted from a Secret; a job of Slurm has it open, as
 ``/proc/self/fd/3``. The process ends when the scheduler asks it to or
-is gone, and in an orderly way at a SIGTERM. Processes that its calls have started end with the
-container, or the job, that it is in.
+is gone, and in an orderly way at a SIGTERM. Processes that its calls have started end with it, or,
+if it is killed, with the container, or the job, that it is in.
 """
 
 from __future__ import annotations
@@ -71,7 +71,14 @@ def _end(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    os._exit(code)
+    try:
+        from dask_flame.core.processes import below
+        from dask_flame.core.resource_trackers import kill_but_trackers
+
+        # Those in sessions of their own would outlive a batch job that no cgroup holds.
+        kill_but_trackers(below(os.getpid()))
+    finally:
+        os._exit(code)
 
 
 if __name__ == "__main__":

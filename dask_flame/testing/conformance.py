@@ -7,10 +7,7 @@ To run them, define a class and a fixture::
         def factory(self):
             return LocalBackend
 
-``factory`` creates a backend from a :class:`dask_flame.backends.BackendContext`. The tests cover
-the statements about the methods of :class:`dask_flame.backends.Backend`. The class may also have a
-fixture ``outage``: a function that takes the backend and returns an asynchronous context manager,
-inside which the substrate is unreachable. Without it, the test that needs it is skipped.
+See :class:`BackendConformance` for the further fixtures.
 
 Runners register with a plain :class:`distributed.Scheduler` that the tests start, so that they test
 the backend and the runner, without a cluster.
@@ -24,14 +21,20 @@ import contextlib
 import logging
 import os
 import secrets
+import select
+import signal
 import subprocess
 import sys
 import time
+import traceback
+import warnings
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import dask.config
 import psutil
 import pytest
 import pytest_asyncio
@@ -42,8 +45,12 @@ from dask_flame.backends.specs import BackendContext, Ended, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
 from dask_flame.errors import BackendError
 from dask_flame.history.boots import is_step
+from dask_flame.testing.leaks import marked_processes
+from dask_flame.testing.written_files import WrittenFiles
 
 _WITHIN = 60.0
+#: The variable of a runner, and of a driver that is killed, by whose value its processes are found.
+MARK = "DASK_FLAME_CONFORMANCE"
 Factory = Callable[[BackendContext], Backend]
 
 
@@ -64,9 +71,14 @@ class Said:
             cluster="conformance",
             ended=self.ended.append,
             progress=self._progress,
-            trouble=lambda name, why: self.troubles.append((name, why)),
+            trouble=self._trouble,
             queued=self._queued,
         )
+
+    def _trouble(self, name: str, why: str) -> None:
+        self.troubles.append((name, why))
+        if why and name in {e.name for e in self.ended}:
+            self.late.append((name, why))
 
     def _queued(self, name: str, waits: bool) -> None:
         self.queues.append((name, waits))
@@ -121,29 +133,84 @@ class Stage:
         assert all(counts[name] == 1 for name in names), counts
 
 
+@contextlib.asynccontextmanager
+async def staged(factory: Factory) -> AsyncIterator[Stage]:
+    """Start a backend and a scheduler; at the end, close them and check the reports."""
+    said = Said()
+    backend = factory(said.context)
+    blank = RunnerSpec(name="", scheduler="", concurrency=1, boot_timeout=_WITHIN)
+    backend.expect([blank])
+    try:
+        await backend.start()
+        where = {"port": 0, **backend.listening}
+        async with Scheduler(**where, dashboard_address=":0") as scheduler:
+            yield Stage(scheduler, backend, said)
+            await backend.close()
+    finally:
+        await backend.close()
+    assert await backend.list() == set()
+    assert max(Counter(e.name for e in said.ended).values(), default=1) == 1, said.ended
+    assert said.late == [], "reported after the runner's end"
+
+
 class BackendConformance:
-    """Tests of a backend. A subclass has a fixture ``factory``, which creates the backend."""
+    """Tests of the statements about the methods of :class:`dask_flame.backends.Backend`.
+
+    A subclass whose name begins with ``Test`` has a fixture ``factory``, which returns the class of
+    the backend, or a function that makes one of a :class:`dask_flame.backends.BackendContext`.
+    Tests that need one of these further fixtures are skipped without it:
+
+    ``outage``
+        A function that takes the backend and returns an asynchronous context manager, inside which
+        the substrate is unreachable.
+    ``driver``
+        Where a new process finds the factory, as ``"module:NAME"``. The process has Dask's
+        configuration and the environment of the test, boots runners, and is killed.
+    ``processes_here``
+        True if runners are processes of this machine that this user can see. By default, they are
+        if :attr:`dask_flame.backends.Backend.remote` is false.
+
+    Set what the backend needs in Dask's configuration, by a fixture with ``autouse=True``. The
+    tests take one to three minutes. They need pytest, pytest-asyncio and pytest-timeout.
+
+    Notes
+    -----
+    Not tested are objects of the substrate other than runners, and files that other processes than
+    the driver have written: look for them at the end of ``factory``, behind its ``yield``.
+
+    Examples
+    --------
+    >>> import pytest
+    >>> from dask_flame.backends.local import LocalBackend
+    >>> class TestLocal(BackendConformance):
+    ...     @pytest.fixture
+    ...     def factory(self):
+    ...         return LocalBackend
+    ...
+    ...     @pytest.fixture
+    ...     def driver(self):
+    ...         return "dask_flame.backends.local:LocalBackend"
+    """
 
     @pytest.fixture
     def outage(self) -> Any:
-        pytest.skip("this backend has no substrate that can be out of reach")
+        pytest.skip(
+            "nothing makes its substrate unreachable; a backend that has one needs a fixture "
+            "`outage`, see docs/backends.md"
+        )
+
+    @pytest.fixture
+    def driver(self) -> str | None:
+        return None
+
+    @pytest.fixture
+    def processes_here(self, factory: Factory) -> bool:
+        return not getattr(factory, "remote", False)
 
     @pytest_asyncio.fixture
     async def stage(self, factory: Factory) -> AsyncIterator[Stage]:
-        said = Said()
-        backend = factory(said.context)
-        blank = RunnerSpec(name="", scheduler="", concurrency=1, boot_timeout=_WITHIN)
-        backend.expect([blank])
-        try:
-            await backend.start()
-            where = {"port": 0, **backend.listening}
-            async with Scheduler(**where, dashboard_address=":0") as scheduler:
-                yield Stage(scheduler, backend, said)
-                await backend.close()
-        finally:
-            await backend.close()
-        assert await backend.list() == set()
-        assert max(Counter(e.name for e in said.ended).values(), default=1) == 1, said.ended
+        async with staged(factory) as stage:
+            yield stage
 
     # Before start
 
@@ -298,8 +365,25 @@ class BackendConformance:
         assert [e.name for e in stage.ended] == ["one"]
 
     @pytest.mark.asyncio
+    async def test_a_runner_ends_by_itself_in_its_grace_even_after_a_fork_of_the_driver(
+        self, stage: Stage
+    ) -> None:
+        await stage.backend.boot([stage.spec("one")])
+        await stage.registered("one")
+        assert not (raised := in_a_fork(stage.backend.forked)), raised
+        async with Client(stage.scheduler.address, asynchronous=True) as client:
+            word = client.submit(atexit.register, print, "a last word", flush=True, pure=False)
+            await asyncio.wait_for(word, _WITHIN)
+        assert stage.ended == []
+        await stage.backend.end(["one"], grace=_WITHIN)
+        logs = await stage.backend.logs(["one"])
+        # One that is ended by force does not get to say it.
+        assert "a last word" in "".join([*(e.output for e in stage.ended), *logs.values()])
+
+    @pytest.mark.asyncio
     async def test_a_shorter_grace_holds(self, stage: Stage) -> None:
-        await stage.backend.boot([stage.spec("one", shutdown_timeout=_WITHIN)])
+        # Neither it nor its grace ends it while the test waits.
+        await stage.backend.boot([stage.spec("one", shutdown_timeout=6 * _WITHIN)])
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
             # At exit, the runner would sleep for longer than the test waits.
@@ -364,6 +448,8 @@ class BackendConformance:
         await stage.backend.end(["one"], grace=10)
         # The output is still known.
         assert "hello from a runner" in (await stage.backend.logs(["one"]))["one"]
+        await stage.backend.close()
+        assert "hello from a runner" in (await stage.backend.logs(["one"]))["one"]
 
     @pytest.mark.asyncio
     async def test_no_answer_is_not_taken_for_none(self, stage: Stage, outage: Any) -> None:
@@ -373,8 +459,29 @@ class BackendConformance:
             with pytest.raises(BackendError):
                 await stage.backend.list()
             await stage.backend.logs(["one"])
-        assert stage.ended == []
-        assert await stage.backend.list() == {"one"}
+            with pytest.raises(BackendError):
+                await stage.backend.end(["one"])
+            refused = False
+            try:
+                await stage.backend.boot([stage.spec("two")])
+            except BackendError:
+                refused = True
+        assert {e.name for e in stage.ended} <= {"two"}
+        assert await stage.backend.list() - {"two"} == {"one"}
+        await stage.backend.end(["one", "two"])
+        await stage.gone("one", *(() if refused else ("two",)))
+        if refused:
+            assert "two" not in {e.name for e in stage.ended}, "boot raised, and it ended as well"
+        await stage.until(lambda: not stage.scheduler.aliases, "its worker is gone")
+
+    @pytest.mark.asyncio
+    async def test_closing_without_an_answer_does_not_raise(
+        self, stage: Stage, outage: Any
+    ) -> None:
+        await stage.backend.boot([stage.spec("one")])
+        async with outage(stage.backend):
+            await stage.backend.close()
+        await stage.gone("one")
 
     @pytest.mark.asyncio
     async def test_a_runner_ends_when_its_scheduler_is_gone_busy_or_not(self, stage: Stage) -> None:
@@ -390,30 +497,84 @@ class BackendConformance:
         await stage.gone("busy", "idle")
 
     @pytest.mark.asyncio
-    async def test_closing_ends_all_at_any_moment_and_more_than_once(self, stage: Stage) -> None:
-        await stage.backend.boot([stage.spec("early")])
-        await stage.registered("early")
-        await stage.backend.boot([stage.spec("late")])
-        await asyncio.gather(stage.backend.close(), stage.backend.close())
-        await stage.gone("early", "late")
-        assert await stage.backend.list() == set()
-        await stage.backend.close()
-        await stage.backend.end(["early"])
+    async def test_closing_ends_all_at_any_moment_and_more_than_once(
+        self, stage: Stage, processes_here: bool
+    ) -> None:
+        token = secrets.token_hex(16)
+        more = {"env": {MARK: token}, "config": {"flame-conformance": {"canary": token}}}
+        with WrittenFiles() as written:
+            await stage.backend.boot([stage.spec("early", **more)])
+            await stage.registered("early")
+            async with Client(stage.scheduler.address, asynchronous=True) as client:
+                apart = not stage.backend.remote
+                await client.submit(start_a_process, token, apart=apart, pure=False)
+            assert not processes_here or marked_processes(token, variable=MARK)
+            await stage.backend.boot([stage.spec("late", **more)])
+            await asyncio.gather(stage.backend.close(), stage.backend.close())
+            await stage.gone("early", "late")
+            assert await stage.backend.list() == set()
+            # It has not only said so.
+            await stage.until(lambda: not stage.scheduler.aliases, "workers gone")
+            if processes_here:
+                await stage.until(
+                    lambda: not marked_processes(token, variable=MARK),
+                    "its processes, and what they have started, have ended",
+                )
+            await stage.backend.close()
+            await stage.backend.end(["early"])
+        await stage.until(
+            lambda: not written.with_text(token),
+            "files with configurations, which hold private keys, are removed; there are "
+            f"{written.with_text(token)}",
+        )
+
+    @pytest.mark.asyncio
+    async def test_nothing_is_left_of_a_driver_that_is_killed(
+        self, driver: str | None, processes_here: bool, factory: Factory, tmp_path: Path
+    ) -> None:
+        if driver is None:
+            pytest.skip(
+                "no driver is killed; add a fixture `driver` that returns the place of the backend "
+                'as "module:NAME"'
+            )
+        if not processes_here:
+            pytest.skip("its processes are not on this machine; see the fixture `processes_here`")
+        token = f"killed-{secrets.token_hex(8)}"
+        output = tmp_path / "driver.txt"
+        with _driver(driver, token, output) as process:
+            await _until(
+                lambda: "\nready\n" in output.read_text() or process.poll() is not None,
+                f"the driver {driver} has runners",
+            )
+            assert process.poll() is None, output.read_text()
+            assert len(marked_processes(token, variable=MARK)) >= 3
+            process.kill()
+            process.wait()
+            await _until(
+                lambda: not marked_processes(token, variable=MARK),
+                "runners, and all that they have started, ended with their driver",
+            )
+        written = WrittenFiles.of_report(output.read_text())
+        await _until(
+            lambda: not written.with_text(token),
+            "files with configurations of runners, which hold private keys, are removed",
+        )
 
     @pytest.mark.asyncio
     @pytest.mark.parametrize("grace", [10, 0])
     async def test_a_runner_ends_with_what_its_calls_have_started(
-        self, stage: Stage, grace: float
+        self, stage: Stage, processes_here: bool, grace: float
     ) -> None:
-        if stage.backend.remote:
-            pytest.skip("its processes are not on this machine")
+        if not processes_here:
+            pytest.skip("its processes are not on this machine; see the fixture `processes_here`")
+        token = secrets.token_hex(16)
         await stage.backend.boot([stage.spec("one")])
         await stage.registered("one")
         async with Client(stage.scheduler.address, asynchronous=True) as client:
-            pid = await client.submit(_start_a_process, pure=False)
-        assert _runs(pid)
+            await client.submit(start_a_process, token, apart=True, pure=False)
+        assert _runs(token)
         await stage.backend.end(["one"], grace=grace)
-        await stage.until(lambda: not _runs(pid), "the process that it started has ended")
+        await stage.until(lambda: not _runs(token), "the process that it started has ended")
 
     @pytest.mark.asyncio
     async def test_a_secret_reaches_the_runner_and_is_shown_nowhere(
@@ -452,10 +613,28 @@ class BackendConformance:
         assert "s3cret" not in repr(spec)
 
 
-def _start_a_process() -> int:
-    """Start a process in its own session (runner)."""
-    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
-    return subprocess.Popen(sleep, start_new_session=True).pid
+def start_a_process(word: str, *, apart: bool) -> int:
+    """Start a process (runner).
+
+    Parameters
+    ----------
+    word : str
+        A word for its command line, by which it is found: its id may be that of a container.
+    apart : bool
+        Whether it is in a session of its own. On another machine, only substrates that end all
+        processes of a job, as with cgroups, end it then.
+    """
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)", word]
+    return subprocess.Popen(sleep, start_new_session=apart).pid
+
+
+def _runs(word: str) -> bool:
+    """Return whether there is a process with this word in its command line."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if word in process.cmdline():  # a zombie has none
+                return True
+    return False
 
 
 def _variables_and_words() -> tuple[dict[str, str], list[str]]:
@@ -463,7 +642,61 @@ def _variables_and_words() -> tuple[dict[str, str], list[str]]:
     return dict(os.environ), psutil.Process().cmdline()
 
 
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
+async def _until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition; fail after a timeout."""
+    deadline = time.monotonic() + 2 * _WITHIN
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {2 * _WITHIN:g} s: {what}")
+        await asyncio.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _driver(factory: str, token: str, output: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a driver with runners; at the end, kill what is left of it."""
+    environment = {
+        **os.environ,
+        MARK: token,
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(dask.config.global_config),
+    }
+    command = [sys.executable, "-m", "dask_flame.testing.conformance_driver", factory]
+    with output.open("wb") as file:
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for left in marked_processes(token, variable=MARK):
+            with contextlib.suppress(psutil.Error):
+                left.kill()
+
+
+def in_a_fork(function: Callable[[], object]) -> str:
+    """Return what a function raises in a fork of this process; empty if it returns."""
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        # This process has threads. The fork does nothing but this.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if not pid:
+        raised = ""
+        try:
+            function()
+        except BaseException:
+            raised = traceback.format_exc()
+        finally:
+            os.write(writer, raised[-4000:].encode())
+            os._exit(0)
+    os.close(writer)
+    try:
+        if not select.select([reader], [], [], _WITHIN)[0]:
+            return f"it did not return within {_WITHIN:g} s"
+        return os.read(reader, 8000).decode()
+    finally:
+        os.close(reader)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)

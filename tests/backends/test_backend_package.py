@@ -72,6 +72,10 @@ class TestSubprocess(BackendConformance):
     def factory(self, installed: Path) -> Any:
         return find_backend("subprocess")
 
+    @pytest.fixture
+    def driver(self) -> str:
+        return "dask_flame_subprocess:SubprocessBackend"
+
 
 def test_a_cluster_with_it_maps_calls_and_scales_to_zero(installed: Path, flame: Any) -> None:
     cluster, client = flame(backend="subprocess", max=2, idle_timeout="0.2s")

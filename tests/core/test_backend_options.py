@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,13 @@ import dask.config
 import pytest
 
 from dask_flame import FlameCluster, Pool, PoolError
-from dask_flame.backends import Backend, BackendOptions, Option, option
+from dask_flame.backends import Backend, BackendOptions, Option, RunnerSpec, option
+from dask_flame.backends.local import LocalBackend
 from dask_flame.core import backend_options
 from dask_flame.core.option_checks import one_of, size, whole, word, yes_or_no
 from dask_flame.driver.fleets import PoolFleets
-from dask_flame.driver.launch import check_taken
+from dask_flame.driver.launch import check_taken, with_configured
+from dask_flame.errors import BackendError
 
 pytestmark = pytest.mark.process
 
@@ -126,6 +128,110 @@ def test_settings_are_read_and_checked_where_they_are_used(cloud: type[BackendOp
             pytest.raises(PoolError, match=says),
         ):
             cloud.check_settings()
+
+
+def test_what_is_configured_is_an_option_of_the_pools_that_have_none(
+    cloud: type[BackendOptions], offers: type[Backend]
+) -> None:
+    pools = {"own": Pool(zone="eu-1", disk="1 GiB"), "other": Pool()}
+    with dask.config.set({"flame.cloud.zone": "eu-3"}):
+        found = with_configured(offers, pools)
+        assert {name: pool.options for name, pool in found.items()} == {
+            "own": {"zone": "eu-1", "disk": 2**30},
+            "other": {"zone": "eu-3"},
+        }
+        # They are options of the backend that the cluster has.
+        assert with_configured(LocalBackend, pools) == pools
+    assert with_configured(offers, pools) == pools
+
+
+def test_the_backend_of_a_cluster_finds_what_is_configured(
+    cloud: type[BackendOptions],
+) -> None:
+    seen: list[Mapping[str, Any]] = []
+
+    class Cloud(LocalBackend):
+        name = "cloud"
+        Options = cloud
+
+        def expect(self, specs: Sequence[RunnerSpec]) -> None:
+            seen.extend(spec.options for spec in specs)
+            raise BackendError("that is enough")
+
+    with (
+        dask.config.set({"flame.cloud.zone": "eu-3"}),
+        pytest.raises(BackendError, match="that is enough"),
+    ):
+        FlameCluster(backend=Cloud, cores=2, dashboard_address=None)
+    assert seen == [{"zone": "eu-3", "cores": 2}]
+
+
+def test_an_order_of_preference_may_be_configured() -> None:
+    @dataclass(frozen=True, init=False, repr=False)
+    class RoomOptions(BackendOptions):
+        backend: ClassVar[str] = "room"
+
+        bay: str | None = option(word, '"a"', section="room", preference=True)
+
+    class Room(Backend):
+        name = "room"
+        Options = RoomOptions
+
+    with dask.config.set({"flame.room.bay": ["b", "a"]}):
+        pool = with_configured(Room, {"default": Pool()})["default"]
+    assert [kind.options for kind in pool.kinds] == [{"bay": "b"}, {"bay": "a"}]
+
+
+def test_a_setting_that_nobody_has_written_is_not_wrong() -> None:
+    @dataclass(frozen=True, init=False, repr=False)
+    class RoomOptions(BackendOptions):
+        backend: ClassVar[str] = "room"
+        settings: ClassVar[Mapping[str, Option]] = {
+            "socket": Option(check=word, example='"/run/room"')
+        }
+
+        bay: str | None = option(word, '"a"', section="room")
+
+    with dask.config.set({"flame.room.socket": "/s"}):
+        RoomOptions.check_settings()
+        assert RoomOptions.configured().given == {}
+    with dask.config.set({"flame.room.bay": "b"}):
+        assert RoomOptions.setting("socket") is None
+        RoomOptions.check_settings()
+    with (
+        dask.config.set({"flame.room.bay": None}),
+        pytest.raises(PoolError, match=r"flame\.room\.bay=None .*is not a name"),
+    ):
+        RoomOptions.check_settings()
+
+
+@pytest.mark.usefixtures("cloud")
+def test_a_default_of_another_package_may_be_none(
+    cloud: type[BackendOptions], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = {"flame": {"cloud": {"api": None}}}
+    monkeypatch.setattr(dask.config, "defaults", [*dask.config.defaults, defaults])
+    with dask.config.set({"flame.cloud.api": None}):
+        cloud.check_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("zonne", r"flame\.cloud\.zonne .*is no setting; did you mean flame\.cloud\.zone\?"),
+        ("a_p_i", r"is no setting; did you mean flame\.cloud\.api\?"),
+        ("disk", r"disk is an option of a pool, without a setting; write FlameCluster\(disk="),
+        ("gizmo", r"is no setting; there are flame\.cloud\.api, flame\.cloud\.zone"),
+    ],
+)
+def test_a_misspelt_setting_of_another_package_is_refused(
+    cloud: type[BackendOptions], name: str, says: str
+) -> None:
+    with (
+        dask.config.set({f"flame.cloud.{name}": "1", "flame.cloud.context": "c"}),
+        pytest.raises(PoolError, match=says),
+    ):
+        cloud.check_settings()
 
 
 def test_a_module_that_cannot_be_imported_harms_nobody_else(

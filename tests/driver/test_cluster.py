@@ -16,9 +16,10 @@ from distributed import Client, Event, get_worker
 
 import dask_flame
 from dask_flame import FlameCluster
+from dask_flame.backends import Backend
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.driver.control_loop import FlameAdaptive
-from dask_flame.errors import BackendError, BootError
+from dask_flame.errors import BackendError, BootError, PoolError
 from tests.driver.cluster_calls import _die, name_of_runner
 from tests.support.waiting import wait_for
 
@@ -391,6 +392,68 @@ def test_a_boot_that_was_refused_is_tried_again_although_the_backend_cannot_list
     (failed,) = (e for e in cluster.events if e.kind == "failed")
     assert failed.runners == ("runner-1",)
     assert "could not be asked for: OSError: no quota" in failed.reason
+
+
+def test_a_mistake_in_a_backend_is_shown_with_its_trace_once_for_each_text(
+    flame: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dask_flame.backends.local import LocalBackend
+
+    class Mistaken(LocalBackend):
+        boots = 0
+
+        async def boot(self, specs: Any) -> None:
+            self.boots += 1
+            if self.boots < 3:
+                raise KeyError("slots")
+            await super().boot(specs)
+
+    _, client = flame(max=1, backend=Mistaken, boot_attempts=5)
+    assert client.submit(name_of_runner).result(timeout=60) == "runner-3"
+    (record,) = (r for r in caplog.records if "no BackendError" in r.getMessage())
+    assert record.getMessage().startswith("Mistaken.boot raised KeyError: 'slots'")
+    assert record.exc_info is not None
+
+
+def test_a_backend_that_cannot_list_its_runners_says_why(flame: Any) -> None:
+    from dask_flame.backends.local import LocalBackend
+
+    class Deaf(LocalBackend):
+        deaf = False
+
+        async def list(self) -> set[str]:
+            if self.deaf:
+                raise TypeError("no such column")
+            return await super().list()
+
+    cluster, client = flame(max=1, backend=Deaf, idle_timeout="0.1s")
+    cluster.backend.deaf = True
+    client.submit(int).result(timeout=60)
+
+    def said() -> bool:
+        return any(
+            "list its runners: TypeError: no such column" in e.reason for e in cluster.events
+        )
+
+    wait_for(said)
+    cluster.backend.deaf = False
+
+
+def test_the_same_trouble_of_a_backend_is_one_event(flame: Any) -> None:
+    cluster, _ = flame(max=1)
+    for why in ("no answer", "no answer", "late", "", ""):
+        cluster.loop.add_callback(cluster.backend.trouble, "", why)
+    wait_for(lambda: any(e.reason == "over: late" for e in cluster.events))
+    held = [e.reason for e in cluster.events if e.kind == "held"]
+    assert held == ["no answer", "late", "over: late"]
+
+
+def test_a_backend_that_is_not_complete_is_told_what_it_lacks() -> None:
+    class Half(Backend):
+        async def start(self) -> None: ...
+
+    with pytest.raises(PoolError, match=r"backend=Half lacks methods.*: boot, close, end, list"):
+        FlameCluster(backend=Half)
 
 
 def test_an_error_in_closing_is_raised_when_all_else_is_closed() -> None:

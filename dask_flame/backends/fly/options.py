@@ -101,6 +101,7 @@ class FlyOptions(BackendOptions):
 
     backend: ClassVar[str] = "fly"
     makes: ClassVar[str] = "Fly Machines"
+    merges: ClassVar[bool] = True
     settings: ClassVar[Mapping[str, Option]] = {
         "api": Option(check=word, example='"https://api.machines.dev"', nullable=True),
         "logs-api": Option(check=word, example='"https://api.fly.io"', nullable=True),

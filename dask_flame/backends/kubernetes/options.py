@@ -193,6 +193,7 @@ class KubernetesOptions(BackendOptions):
 
     backend: ClassVar[str] = "kubernetes"
     makes: ClassVar[str] = "pods"
+    merges: ClassVar[bool] = True
     settings: ClassVar[Mapping[str, Option]] = {
         "namespace": Option(check=word, example='"my-team"', nullable=True),
         "context": Option(check=word, example='"my-cluster"', nullable=True),

@@ -123,6 +123,7 @@ class SlurmOptions(BackendOptions):
 
     backend: ClassVar[str] = "slurm"
     makes: ClassVar[str] = "jobs of Slurm"
+    merges: ClassVar[bool] = True
     settings: ClassVar[Mapping[str, Option]] = {
         "poll": Option(check=partial(seconds, zero=False), example='"2s"'),
         "drain": Option(check=partial(seconds, zero=False), example='"90s"'),

@@ -36,6 +36,8 @@ logger = logging.getLogger("dask_flame")
 _ENDING, _QUIET = 0.5, 5.0
 #: Seconds between two signs of life in the folder.
 _ALIVE = 60.0
+#: Runners that have ended whose output is kept without its file.
+_KEPT = 200
 _NOT_NEEDED = "it was not needed any more"
 
 
@@ -77,6 +79,7 @@ class RunnerJobs:
         self._waves = 0
         self._submitting = 0
         self._arrays: set[str] = set()  # of all waves
+        self._last_output: dict[str, str] = {}  # of runners that have ended, without the files
         self._places: dict[str, tuple[int, int]] = {}  # of all runners, for their output
         self._woken = asyncio.Event()
         self._tasks = BackgroundTasks()
@@ -351,6 +354,9 @@ class RunnerJobs:
         if self.runners.get(name) is not runner:
             return
         del self.runners[name]
+        self._last_output[name] = output
+        if len(self._last_output) > _KEPT:
+            del self._last_output[next(iter(self._last_output))]
         self._folder.forget(runner.wave, runner.task)
         runner.gone.set()
         self._events.ended(
@@ -374,7 +380,7 @@ class RunnerJobs:
         """Return the end of the output of a runner; empty if none is known."""
         if (place := self._places.get(name)) is None:
             return ""
-        return self._folder.output(*place)
+        return self._folder.output(*place) or self._last_output.get(name, "")
 
     # The end
 

@@ -56,6 +56,7 @@ class SshOptions(BackendOptions):
 
     backend: ClassVar[str] = "ssh"
     makes: ClassVar[str] = "runners on machines that answer to ssh"
+    merges: ClassVar[bool] = True
     settings: ClassVar[Mapping[str, Option]] = {
         "config": Option(check=_config, example='"~/.ssh/config"', nullable=True),
         "connect-timeout": Option(check=partial(seconds, zero=False), example='"15s"'),

@@ -36,6 +36,10 @@ class TestLocal(BackendConformance):
     def factory(self) -> type[LocalBackend]:
         return LocalBackend
 
+    @pytest.fixture
+    def driver(self) -> str:
+        return "dask_flame.backends.local:LocalBackend"
+
 
 def start_helpers(folder: str) -> int:
     """Start what a call may start: a child, one in a session of its own, one that is orphaned."""

@@ -43,6 +43,10 @@ class TestWithoutTemplate(BackendConformance):
         with dask.config.set({"flame.local.fork": False}):
             yield LocalBackend
 
+    @pytest.fixture
+    def driver(self) -> str:
+        return "dask_flame.backends.local:LocalBackend"
+
 
 def supervisor_of(cluster: Any) -> psutil.Process:
     return psutil.Process(cluster.backend._supervisor.pid)

@@ -20,3 +20,11 @@ class TestSsh(BackendConformance):
     def factory(self, ssh: Sshd) -> Iterator[Any]:
         with dask.config.set({"flame.ssh.reach": "forward"}):
             yield SshBackend
+
+    @pytest.fixture
+    def driver(self) -> str:
+        return "dask_flame.backends.ssh:SshBackend"
+
+    @pytest.fixture
+    def processes_here(self) -> bool:
+        return True

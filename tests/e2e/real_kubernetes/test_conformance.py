@@ -28,7 +28,16 @@ class TestConformance(BackendConformance):
         return OnTheGround
 
     @pytest.fixture
-    def outage(self, ground: Ground) -> Any:
+    def driver(self, ground: Ground) -> str | None:
+        on_the_fake = ground.fake is not None
+        return "dask_flame.backends.kubernetes:KubernetesBackend" if on_the_fake else None
+
+    @pytest.fixture
+    def processes_here(self, ground: Ground) -> bool:
+        return ground.fake is not None
+
+    @pytest.fixture
+    def outage(self, ground: Ground, monkeypatch: pytest.MonkeyPatch) -> Any:
         fake = ground.fake
         if fake is None:
             pytest.skip("a real API server is not taken away")
@@ -38,7 +47,11 @@ class TestConformance(BackendConformance):
             backend._api._transport.patience = 1.0
             await asyncio.to_thread(fake.down)
             try:
-                yield
+                with monkeypatch.context() as patch:
+                    # An end would wait for an answer for a minute.
+                    patch.setattr(runner_pods, "_OVERDUE", 1.0)
+                    patch.setattr(runner_pods, "_FORCED_WITHIN", 1.0)
+                    yield
             finally:
                 await asyncio.to_thread(fake.up)
 
