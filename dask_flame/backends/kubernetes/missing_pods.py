@@ -1,4 +1,4 @@
-"""Find out why a Job has no pod, which its status does not say (driver)."""
+"""Find out why a Job has no pod, or would have none: its status does not say it (driver)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 
-#: Parts of refusals, with the settings behind them for the scheduler's pod.
+#: Templates that the scheduler's pod follows.
+TEMPLATES = "flame.kubernetes.pod-template for all pods, flame.scheduler.pod-template for this one"
+#: Parts of refusals, with the settings behind them for the scheduler's pod. The last is for those
+#: of webhooks and policies.
 _GOVERNS = {
     "exceeded quota": "flame.scheduler.cpus and .memory, or the namespace's ResourceQuota",
-    "violates PodSecurity": "flame.scheduler.pod-template, or the namespace's pod security",
+    "violates PodSecurity": f"{TEMPLATES}, or the namespace's pod security",
+    "": TEMPLATES,
 }
 
 
@@ -52,17 +56,33 @@ async def podless(api: Api, job: Mapping[str, Any]) -> Podless | None:
     there, _ = await api.list(PODS, f"batch.kubernetes.io/job-name={name}")
     if there:
         return None
+    if (error := await refusal_of_pod(api, job)) is not None:
+        return Podless(error.message, refused=True)
+    asked = f"kubectl --namespace {api.namespace} describe job {name}"
+    return Podless(
+        f"no pod was made for it, which a quota or a webhook may refuse: {asked}", refused=False
+    )
+
+
+async def refusal_of_pod(api: Api, job: Mapping[str, Any]) -> KubernetesError | None:
+    """Return why the server would refuse a pod like that of a Job; None if it would accept it.
+
+    The pod is requested as a dry run. The Job need not exist.
+
+    Raises
+    ------
+    KubernetesError
+        If the server cannot say so now.
+    """
     template = job["spec"]["template"]
-    meta = {**template["metadata"], "name": f"{name[:57]}-trial"}
+    meta = {**template["metadata"], "name": f"{job['metadata']['name'][:57]}-trial"}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": template["spec"]}
     try:
         await api.create(PODS, pod, dry_run=True)
     except KubernetesError as error:
         if not error.code or error.passes:
             raise
+        # Another code may mean that a webhook knows no dry runs.
         if error.code in (403, 422):
-            return Podless(error.message, refused=True)
-    asked = f"kubectl --namespace {api.namespace} describe job {name}"
-    return Podless(
-        f"no pod was made for it, which a quota or a webhook may refuse: {asked}", refused=False
-    )
+            return error
+    return None

@@ -22,7 +22,7 @@ from dask_flame.backends.kubernetes.api.client import (
 )
 from dask_flame.backends.kubernetes.job_deadline import Deadline
 from dask_flame.backends.kubernetes.liveness import LivenessPort
-from dask_flame.backends.kubernetes.missing_pods import Podless, podless
+from dask_flame.backends.kubernetes.missing_pods import Podless, podless, refusal_of_pod
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import watchdog_problem
@@ -256,7 +256,12 @@ class OwnerJob:
         if self._kept and await self._is_there():
             return
         self._kept = False
-        self.site, watchdog = self._next(spec, options)
+        site, watchdog = self._next(spec, options)
+        # Without a pod, the Job would stay when the driver is killed, and all that it owns with it.
+        if (error := await refusal_of_pod(self.api, watchdog)) is not None:
+            said = f"the watchdog's pod, which ends the cluster with its driver: {error.message}"
+            raise KubernetesError(error.code, error.reason, said)
+        self.site = site
         await self._presence.listen()
         # Its pod may be seen before the response to this request.
         self._watchdog_has_pod = False

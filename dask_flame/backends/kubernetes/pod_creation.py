@@ -31,12 +31,29 @@ def runner_objects(
 def refusal(error: Exception) -> str:
     """Return the server's message, with the setting behind the refusal."""
     text = str(error)
-    if isinstance(error, KubernetesError) and error.code == 403:
-        for sign, what in (
-            (OVER_QUOTA, "cpus, memory, gpus and max; or the namespace's ResourceQuota"),
-            ("violates PodSecurity", "pod_template, volumes and the namespace's pod security"),
-            ("must specify", "cpus and memory, which the namespace's quota wants to be told"),
-        ):
-            if sign in text:
-                return f"{text}; relevant settings: {what}"
+    if (
+        isinstance(error, KubernetesError)
+        and error.code in _OF_CONTENTS
+        and "cannot create resource" not in text
+    ):
+        what = next((what for sign, what in _GOVERNS.items() if sign in text), _OTHERS)
+        return f"{text}; relevant settings: {what}"
     return text
+
+
+#: Codes of refusals for the contents of a pod.
+_OF_CONTENTS = frozenset({400, 403, 422})
+#: Parts of refusals, with the settings behind them; and the settings behind those of webhooks and
+#: policies, and of the API server's own checks.
+_GOVERNS = {
+    OVER_QUOTA: "cpus, memory, gpus and max; or the namespace's ResourceQuota",
+    "violates PodSecurity": "pod_template, volumes and the namespace's pod security",
+    "must specify": "cpus and memory, which the namespace's quota wants to be told",
+    "service account": "service_account",
+    "PriorityClass": "priority_class",
+    "RuntimeClass": "runtime_class",
+}
+_OTHERS = (
+    "labels, annotations, pod_template and the other options of the pool; for all pods, those of "
+    "the scheduler and the watchdog as well, flame.kubernetes.pod-template"
+)

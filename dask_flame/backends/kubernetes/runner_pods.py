@@ -13,7 +13,6 @@ from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
 from dask_flame.backends.kubernetes.capacity_wait import CapacityWait
 from dask_flame.backends.kubernetes.objects import pod_status
 from dask_flame.backends.kubernetes.objects.context import object_name
-from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_creation import OVER_QUOTA, refusal, runner_objects
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
@@ -29,8 +28,8 @@ logger = logging.getLogger("dask_flame")
 
 #: Settings behind a lack of capacity.
 _NO_CAPACITY = (
-    "gpu_kind, spot, cpus, memory, gpus and node_selector; the nodes of the cluster; boot_timeout "
-    "and flame.capacity-wait if these take longer to come"
+    "cpus, memory, gpus, gpu_kind, spot, node_selector and tolerations; the nodes of the cluster; "
+    "boot_timeout and flame.capacity-wait if these take longer to come"
 )
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace after which a pod is deleted without waiting for its node.
@@ -130,7 +129,7 @@ class RunnerPods:
         try:
             if refused := self._refused():
                 raise BackendError(refused)
-            options = KubernetesOptions(**spec.options)
+            options = self._owner_job.site.complete(spec.options)
             # The Job that owns the pod may be replaced before this is done.
             site = await self._owner_job.owned(spec, options)
             secret, pod = runner_objects(spec, options, site)

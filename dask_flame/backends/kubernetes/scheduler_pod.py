@@ -11,7 +11,6 @@ from typing import Any
 from dask_flame.backends.kubernetes.api.client import SERVICES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from dask_flame.backends.kubernetes.objects import pod_status
-from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.specs import SchedulerSpec
 from dask_flame.errors import PRINTED, BackendError
@@ -76,7 +75,8 @@ class SchedulerPod:
         looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(spec.timeout):
-                await self._owner_job.create_scheduler_job(spec, KubernetesOptions(**spec.options))
+                options = self._owner_job.site.complete(spec.options)
+                await self._owner_job.create_scheduler_job(spec, options)
                 await self._started
                 return await self._address(spec) if spec.service else ""
         except KubernetesError as error:

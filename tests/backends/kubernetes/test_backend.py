@@ -28,7 +28,7 @@ from dask.distributed import Client, wait
 import dask_flame
 from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends import BackendContext
-from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
+from dask_flame.backends.kubernetes import KubernetesBackend, owner_job, scheduler_pod
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api import kubeconfig, transport
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
@@ -36,9 +36,10 @@ from dask_flame.core.setup_function import LARGEST
 from dask_flame.errors import BackendError, BootError, BootTimeout
 from tests.backends.kubernetes.calls import say, talk, until, use, whoami
 from tests.fakes.kubernetes import FakeKubernetes
+from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.gates import at_once
 from tests.support.other_python import other_python
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -193,7 +194,7 @@ def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
     _, client = cluster(max=12)
     client.gather(client.map(whoami, [0.2] * 12, pure=False))
     counts = fake.requests.by_verb()
-    assert counts["create", "pods"] == 12
+    assert counts["create", "pods"] == 12 + 1  # the trial of the watchdog's
     assert counts["get", "pods"] == 1  # the driver's own
     assert counts["watch", "pods"] <= 2
     assert counts["list", "pods"] == 1
@@ -274,7 +275,8 @@ def test_where_a_quota_has_no_room_and_nothing_goes_there_is_a_pause(
     flame, client = cluster(max=8)
     futures = client.map(whoami, [1.0] * 16, pure=False)
     assert len({name for name, _ in client.gather(futures)}) == 3
-    assert fake.requests.count("create", "pods") == 8
+    # One was the trial of the watchdog's.
+    assert fake.requests.count("create", "pods") == 9
     assert len([e for e in flame.events if e.kind == "failed"]) == 1
 
 
@@ -614,6 +616,29 @@ def test_a_watchdog_that_crashes(kubernetes: Start, cluster: Any) -> None:
         future.result(timeout=60)
 
 
+def of_watchdog(obj: dict[str, Any]) -> bool:
+    component = obj["metadata"].get("labels", {}).get("dask.org/component")
+    return bool(obj["kind"] == "Pod" and component == "watchdog")
+
+
+def test_a_watchdog_that_is_refused_fails_the_boot_and_leaves_nothing(
+    kubernetes: Start, cluster: Any
+) -> None:
+    fake = kubernetes()
+    fake.admit(lambda verb, obj: "not here" if of_watchdog(obj) else None)
+    _, client = cluster(max=1, boot_attempts=1)
+    with pytest.raises(BootError) as error:
+        client.submit(whoami).result(timeout=60)
+    said = str(error.value)
+    assert "the watchdog's pod, which ends the cluster with its driver: admission webhook" in said
+    assert "denied the request: not here; relevant settings: labels, annotations, " in said
+    assert "flame.kubernetes.pod-template" in said
+    # As the driver is left now, nobody could end what it had made.
+    assert fake.left() == []
+    fake.admit(None)
+    assert client.submit(whoami, pure=False).result(timeout=60)[0].startswith("runner-")
+
+
 def test_a_watchdog_of_which_no_pod_is_made(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -621,13 +646,66 @@ def test_a_watchdog_of_which_no_pod_is_made(
     fake = kubernetes()
 
     def refuse(verb: str, obj: dict[str, Any]) -> str | None:
-        watchdog = obj["metadata"].get("labels", {}).get("dask.org/component") == "watchdog"
-        return "not here" if obj["kind"] == "Pod" and watchdog else None
+        trial = obj["metadata"].get("name", "").endswith("-trial")  # the driver's dry run
+        return "not here" if of_watchdog(obj) and not trial else None
 
     fake.admit(refuse)
     flame, client = cluster(max=1)
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-    assert "denied the request: not here" in of_the_watchdog(flame)
+    assert "no pod was made for it" in of_the_watchdog(flame)
+
+
+def needs(verb: str, obj: dict[str, Any]) -> str | None:
+    """Refuse pods and Jobs without a label and a toleration, as a policy of a platform does."""
+    if obj["kind"] not in ("Pod", "Job") or obj["metadata"].get("name") == "jupyter-me":
+        return None
+    template = obj["spec"].get("template", obj)
+    for part in (obj, template):
+        if part["metadata"].get("labels", {}).get("cost-center") != "42":
+            return "the label cost-center is required"
+    if {"key": "team", "operator": "Exists"} not in template["spec"].get("tolerations", []):
+        return f"no toleration: {template['spec'].get('tolerations')}"
+    return None
+
+
+DEMANDED = {
+    "metadata": {"labels": {"cost-center": "42"}},
+    "spec": {"tolerations": [{"key": "team", "operator": "Exists"}]},
+}
+
+
+@pytest.mark.parametrize("where", ["driver", "pod"])
+def test_a_policy_of_a_platform_is_met_by_its_template(
+    kubernetes: Start, cluster: Any, where: str
+) -> None:
+    fake = kubernetes()
+    if where == "pod":
+        fake.grant("driver", EVERYTHING)
+    fake.admit(needs)
+    with dask.config.set(
+        {
+            "flame.kubernetes.pod-template": DEMANDED,
+            "flame.scheduler.port": free_port(),
+            "flame.scheduler.dashboard-port": free_port(),
+        }
+    ):
+        _, client = cluster(max=1, scheduler=where)
+        assert client.submit(whoami).result(timeout=120)[0] == "runner-1"
+        found = {p["metadata"]["labels"].get("dask.org/component") for p in fake.objects("pods")}
+        assert found == {None, "worker", "watchdog" if where == "driver" else "scheduler"}
+
+
+def test_a_scheduler_that_a_policy_refuses_names_the_settings(
+    kubernetes: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_pod, "_PATIENCE", 2.0)
+    fake = kubernetes()
+    fake.grant("driver", EVERYTHING)
+    fake.admit(lambda verb, obj: needs(verb, obj) if obj["kind"] == "Pod" else None)
+    with pytest.raises(BackendError, match="cost-center is required") as error:
+        FlameCluster(backend=KubernetesBackend, max=1, scheduler="pod")
+    assert "relevant settings: flame.kubernetes.pod-template" in str(error.value)
+    assert "flame.scheduler.pod-template" in str(error.value)
 
 
 def test_nothing_is_said_of_a_watchdog_that_nobody_can_ask_for(
@@ -829,4 +907,4 @@ def test_what_is_in_conflict_for_a_moment_is_asked_for_again(
     flame, client = cluster(max=2, boot_attempts=1)
     fake.fail("create pods", status=409, times=4)
     assert len(set(at_once(flame, client, whoami, 2))) == 2
-    assert fake.requests.count("create", "pods") == 6
+    assert fake.requests.count("create", "pods") == 2 + 1 + 4  # with the trial of the watchdog's

@@ -46,7 +46,7 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         ({"node_selector": {"a/b/c": "x"}}, "valid keys"),
         ({"node_selector": "disk=ssd"}, "a mapping"),
         ({"tolerations": {"key": "a"}}, "a list of tolerations"),
-        ({"tolerations": [{"kee": "a"}]}, "a list of tolerations"),
+        ({"tolerations": [{"kee": "a"}]}, "('kee' is none of key, operator, value, "),
         ({"spot": 1}, 'True, False or "prefer"'),
         ({"gpu_kind": ["a", "a"]}, "a list of different values"),
         ({"gpu_kind": ["a", ""]}, "gpu_kind=['a', ''] cannot be an order: gpu_kind='' is not"),
@@ -61,6 +61,8 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         ({"annotations": {"kubernetes.io/x": "x"}}, "free of what"),
         ({"pod_template": "/no/such/file.yaml"}, "a file that is there"),
         ({"pod_template": 3}, "a YAML file or a function"),
+        ({"pod_template": {"kind": "Deployment"}}, "its kind is Deployment"),
+        ({"pod_template": {"metadata": {"labels": {"dask.org/x": ""}}}}, "dask-flame sets itself"),
     ],
 )
 def test_what_is_not_taken_is_named_with_a_line_that_works(
