@@ -185,7 +185,8 @@ class KubernetesBackend(Backend):
                 raise BackendError("the cluster is closed")
         except KubernetesError as error:
             await self.close()
-            raise BackendError(f"the Kubernetes API cannot be used: {error}") from error
+            advice = "" if self._api is None else self._api.advice(error)
+            raise BackendError(f"the Kubernetes API cannot be used: {error}{advice}") from error
         except BaseException:
             await self.close()
             raise

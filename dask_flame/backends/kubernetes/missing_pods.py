@@ -8,6 +8,8 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 
+#: Part of the refusal of a misspelt field.
+UNKNOWN_FIELD = "unknown field"
 #: Templates that the scheduler's pod follows.
 TEMPLATES = "flame.kubernetes.pod-template for all pods, flame.scheduler.pod-template for this one"
 #: Parts of refusals, with the settings behind them for the scheduler's pod. The last is for those
@@ -83,6 +85,6 @@ async def refusal_of_pod(api: Api, job: Mapping[str, Any]) -> KubernetesError | 
         if not error.code or error.passes:
             raise
         # Another code may mean that a webhook knows no dry runs.
-        if error.code in (403, 422):
+        if error.code in (403, 422) or UNKNOWN_FIELD in error.message:
             return error
     return None

@@ -6,6 +6,7 @@ from typing import Any
 
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes.api.client import KubernetesError
+from dask_flame.backends.kubernetes.missing_pods import UNKNOWN_FIELD
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.resources import variables
@@ -49,6 +50,7 @@ _GOVERNS = {
     OVER_QUOTA: "cpus, memory, gpus and max; or the namespace's ResourceQuota",
     "violates PodSecurity": "pod_template, volumes and the namespace's pod security",
     "must specify": "cpus and memory, which the namespace's quota wants to be told",
+    UNKNOWN_FIELD: "pod_template and flame.kubernetes.pod-template, one of which has this field",
     "service account": "service_account",
     "PriorityClass": "priority_class",
     "RuntimeClass": "runtime_class",

@@ -234,6 +234,7 @@ class RunnerPods:
         if runner is not None:
             runner.gone.set()
             runner.capacity.cancel()
+            why += pod_status.no_package(output)
             self._events.ended(
                 Ended(
                     name=name,

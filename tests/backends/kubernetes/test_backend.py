@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -498,6 +499,78 @@ def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(BackendError, match="the Kubernetes API cannot be used"):
         FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+
+
+def test_a_server_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "kubeconfig"
+    server = "http://127.0.0.1:9"
+    context = {"name": "mine", "context": {"cluster": "c", "user": "u"}}
+    clusters, users = [{"name": "c", "cluster": {"server": server}}], [{"name": "u", "user": {}}]
+    kubeconfig = {"current-context": "mine", "contexts": [context]}
+    path.write_text(yaml.safe_dump({**kubeconfig, "clusters": clusters, "users": users}))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr(transport, "_SILENT", 0.01)
+    monkeypatch.setattr(api.Api, "connect", partial(api.Api.connect, patience=1))
+    with pytest.raises(BackendError) as error:
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+    said = str(error.value)
+    assert f"cannot be used: {server} (context 'mine') cannot be reached: ConnectError" in said
+    assert "; type: kubectl --context mine cluster-info" in said
+    (waiting,) = [r.getMessage() for r in caplog.records if "waiting" in r.getMessage()]
+    assert waiting == f"waiting for an answer of {server} (context 'mine')"
+
+
+def test_a_token_that_is_refused(tmp_path: Path, kubernetes: Start) -> None:
+    kubernetes()
+    path = Path(os.environ["KUBECONFIG"])
+    kubeconfig = yaml.safe_load(path.read_text())
+    kubeconfig["users"][0]["user"] = {"token": "another"}
+    path.write_text(yaml.safe_dump(kubeconfig))
+    with pytest.raises(BackendError, match=r"; type: kubectl --context \S+ auth whoami"):
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+
+
+def test_a_misspelt_field_of_a_template_is_refused(kubernetes: Start, cluster: Any) -> None:
+    kubernetes()
+    template = {"spec": {"nodeSelectr": {"disk": "ssd"}}}
+    _, client = cluster(max=1, pod_template=template, boot_attempts=1)
+    with pytest.raises(BootError) as error:
+        client.submit(whoami).result(timeout=60)
+    said = 'unknown field "spec.nodeSelectr"; relevant settings: pod_template and'
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["driver", "pod"])
+def test_a_misspelt_field_of_the_platforms_template_is_refused(
+    kubernetes: Start, cluster: Any, where: str
+) -> None:
+    fake = kubernetes()
+    fake.grant("driver", EVERYTHING)
+    template = {"spec": {"nodeSelectr": {"disk": "ssd"}}}
+
+    def use() -> None:
+        _, client = cluster(max=1, scheduler=where, boot_attempts=1)
+        client.submit(whoami).result(timeout=60)
+
+    said = r'spec\.nodeSelectr"; relevant settings: .*flame\.kubernetes\.pod-template'
+    with (
+        dask.config.set({"flame.kubernetes.pod-template": template}),
+        pytest.raises((BootError, BackendError), match=said),
+    ):
+        use()
+
+
+def test_an_image_without_dask_flame_is_said_to_be_one(kubernetes: Start, cluster: Any) -> None:
+    kubernetes()
+    program = ["python", "-c", "raise SystemExit(\"No module named 'dask_flame'\")"]
+    template = {"spec": {"containers": [{"command": program}]}}
+    _, client = cluster(max=1, pod_template=template, boot_attempts=1)
+    with pytest.raises(BootError) as error:
+        client.submit(whoami).result(timeout=60)
+    said = "exit code 1; its image has no dask-flame: install it there; relevant settings: image"
+    assert said in str(error.value)
 
 
 def test_a_server_that_is_busy_or_away(kubernetes: Start, cluster: Any) -> None:

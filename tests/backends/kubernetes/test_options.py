@@ -8,7 +8,7 @@ from typing import Any
 import dask
 import pytest
 
-from dask_flame import FlameCluster
+from dask_flame import FlameCluster, Pool
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
 
@@ -89,3 +89,25 @@ def test_an_option_without_a_setting_is_said_to_be_one(setting: str, value: Any,
         pytest.raises(PoolError, match=says),
     ):
         FlameCluster(backend="kubernetes", max=1)
+
+
+def test_a_kind_of_gpu_needs_gpus() -> None:
+    said = r'without gpus: .* write gpus=1, gpu_kind=\["H100", "A100"\]'
+    with pytest.raises(PoolError, match=said):
+        FlameCluster(backend="kubernetes", max=1, gpu_kind=["H100", "A100"])
+
+
+@pytest.mark.parametrize("given", [{"imagee": "a"}, {"image": ""}])
+@pytest.mark.parametrize(
+    ("backend", "example"), [("kubernetes", "ghcr.io/"), ("fly", "registry.fly.io/")]
+)
+def test_the_example_is_one_for_the_backend(
+    given: dict[str, str], backend: str, example: str
+) -> None:
+    with pytest.raises(PoolError, match=f'image="{example}'):
+        FlameCluster(backend=backend, max=1, **given)
+    with (
+        dask.config.set({"flame.backend": backend}),
+        pytest.raises(PoolError, match=f'image="{example}'),
+    ):
+        Pool(**given)

@@ -115,10 +115,10 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     disruption = _condition(status, "DisruptionTarget")
     if not over and not terminated and not (gone and disruption):
         return ""
-    reason, message = status.get("reason") or "", status.get("message") or ""
+    reason, message = status.get("reason") or "", _sentence(status.get("message"))
     if disruption.get("reason") == "TerminationByKubelet":
         # The condition may be set before the reason.
-        reason, message = reason or "Evicted", message or disruption.get("message") or ""
+        reason, message = reason or "Evicted", message or _sentence(disruption.get("message"))
     elif disruption:
         # Preemption, a drain, or a taint: the condition names the cause, unlike the reason.
         why = disruption.get("reason") or reason
@@ -128,6 +128,13 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
         said = _cut(f"{reason}: {message}" if message else reason)
         return f"{said}; relevant settings: {advice}" if advice else said
     return _code(terminated or {}, pod)
+
+
+def no_package(output: str) -> str:
+    """Return the setting to change, if a container could not import dask-flame; else ""."""
+    if "No module named 'dask_flame'" not in output:
+        return ""
+    return "; its image has no dask-flame: install it there; relevant settings: image"
 
 
 def watchdog_problem(pod: Mapping[str, Any]) -> str:
@@ -198,6 +205,11 @@ def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
             found: Mapping[str, Any] = condition
             return found
     return {}
+
+
+def _sentence(message: str | None) -> str:
+    """Return a message without the end of its sentence, after which more is said."""
+    return (message or "").strip().removesuffix(".")
 
 
 def _cut(text: str) -> str:
