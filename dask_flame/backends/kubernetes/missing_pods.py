@@ -8,6 +8,8 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
 
+#: Part of the refusal of a pod that exceeds a quota.
+OVER_QUOTA = "exceeded quota"
 #: Part of the refusal of a misspelt field.
 UNKNOWN_FIELD = "unknown field"
 #: Templates that the scheduler's pod follows.
@@ -15,7 +17,7 @@ TEMPLATES = "flame.kubernetes.pod-template for all pods, flame.scheduler.pod-tem
 #: Parts of refusals, with the settings behind them for the scheduler's pod. The last is for those
 #: of webhooks and policies.
 _GOVERNS = {
-    "exceeded quota": "flame.scheduler.cpus and .memory, or the namespace's ResourceQuota",
+    OVER_QUOTA: "flame.scheduler.cpus and .memory, or the namespace's ResourceQuota",
     "violates PodSecurity": f"{TEMPLATES}, or the namespace's pod security",
     "": TEMPLATES,
 }

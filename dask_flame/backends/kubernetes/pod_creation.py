@@ -6,15 +6,13 @@ from typing import Any
 
 from dask_flame.backends.environment import usual_environment
 from dask_flame.backends.kubernetes.api.client import KubernetesError
+from dask_flame.backends.kubernetes.missing_pods import OVER_QUOTA as OVER_QUOTA
 from dask_flame.backends.kubernetes.missing_pods import UNKNOWN_FIELD
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.resources import variables
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.specs import RunnerSpec
-
-#: Part of the refusal of a pod that exceeds a quota.
-OVER_QUOTA = "exceeded quota"
 
 
 def runner_objects(

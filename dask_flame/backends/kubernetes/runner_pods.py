@@ -175,7 +175,8 @@ class RunnerPods:
         if "deletionTimestamp" in pod["metadata"] and runner.wanted:
             # Perhaps it was deleted together with its owner, the Job.
             self._owner_job.owned_object_lost()
-            runner.why = pod_status.ended(pod, gone=True) if pod_status.evicted(pod) else _DELETED
+            evicted = pod_status.evicted(pod)
+            runner.why = pod_status.ended(pod, gone=True) if evicted else self._deleted
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
                 heard = self.output.follow(name, runner.pod, within)
@@ -189,6 +190,12 @@ class RunnerPods:
             no_node = bool(pod_status.unschedulable(pod))
             self._events.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
         runner.capacity.seen(pod, wanted=runner.wanted)
+
+    @property
+    def _deleted(self) -> str:
+        """Why a pod is deleted that was not to end."""
+        unguarded = self._owner_job.unguarded
+        return f"was given up with its cluster: {unguarded}" if unguarded else _DELETED
 
     def _lacks_capacity(self, name: str, why: str, version: str) -> None:
         self._background.start(self._give_up(name, self.runners[name], why, version))
@@ -209,7 +216,7 @@ class RunnerPods:
         why = runner.why or pod_status.ended(pod, gone=True)
         if not why and not runner.ending:
             self._owner_job.owned_object_lost()
-            why = _DELETED
+            why = self._deleted
         why = why or "ended by force"
         if runner.following is None:
             self._over(name, why, self.output.of(name))

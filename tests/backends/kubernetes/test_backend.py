@@ -712,20 +712,51 @@ def test_a_watchdog_that_is_refused_fails_the_boot_and_leaves_nothing(
     assert client.submit(whoami, pure=False).result(timeout=60)[0].startswith("runner-")
 
 
-def test_a_watchdog_of_which_no_pod_is_made(
+@pytest.mark.parametrize("told", [True, False])
+def test_a_cluster_without_a_watchdog_is_given_up_and_leaves_nothing(
+    kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    for name in ("_SEEN_WITHIN", "_PATIENCE", "_ASK_AGAIN"):
+        monkeypatch.setattr(owner_job, name, 0.5)
+    fake = kubernetes()
+    trials = 0
+
+    def refuse(verb: str, obj: dict[str, Any]) -> str | None:
+        """Refuse it, but not the first trial, nor any if nobody is to be told."""
+        nonlocal trials
+        trial = obj["metadata"].get("name", "").endswith("-trial")
+        trials += trial
+        accepted = trial and (trials == 1 or not told)
+        return "not here" if of_watchdog(obj) and not accepted else None
+
+    fake.admit(refuse)
+    flame, client = cluster(max=1, boot_attempts=1)
+    future = client.submit(whoami, 600.0)
+    words = "denied the request: not here" if told else "no pod was made for it"
+    assert words in of_the_watchdog(flame)
+    with pytest.raises(BootError, match=words):
+        future.result(timeout=120)
+    wait_for(lambda: not fake.left(), what=f"nothing is left: {fake.left()}")
+
+
+def test_a_watchdog_waits_for_room_in_a_quota(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_job, "_SEEN_WITHIN", 0.5)
     fake = kubernetes()
 
     def refuse(verb: str, obj: dict[str, Any]) -> str | None:
-        trial = obj["metadata"].get("name", "").endswith("-trial")  # the driver's dry run
-        return "not here" if of_watchdog(obj) and not trial else None
+        trial = obj["metadata"].get("name", "").endswith("-trial")
+        first = fake.requests.count("create", "jobs") == 0
+        return "exceeded quota: small" if of_watchdog(obj) and not (trial and first) else None
 
     fake.admit(refuse)
     flame, client = cluster(max=1)
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-    assert "no pod was made for it" in of_the_watchdog(flame)
+    assert "exceeded quota: small" in of_the_watchdog(flame)
+    fake.admit(None)
+    wait_for(lambda: [p for p in fake.objects("pods") if of_watchdog({**p, "kind": "Pod"})])
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
 
 
 def needs(verb: str, obj: dict[str, Any]) -> str | None:
