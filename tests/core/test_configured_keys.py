@@ -12,6 +12,7 @@ import pytest
 
 from dask_flame import Pool
 from dask_flame.backends.fly import FlyBackend
+from dask_flame.backends.slurm import SlurmBackend
 from dask_flame.backends.slurm.options import SlurmOptions, complete
 from dask_flame.backends.specs import BackendContext, RunnerSpec
 from dask_flame.backends.ssh import SshBackend
@@ -210,6 +211,22 @@ def test_settings_of_backends_arrive(key: str) -> None:
     assert getattr(of_a_runner(), option) != arrives
     with dask.config.set({f"flame.{key}": value}):
         assert getattr(of_a_runner(), option) == arrives
+
+
+@pytest.mark.parametrize("backend", ["fly", "slurm", "ssh"])
+def test_a_block_of_settings_may_end_before_a_boot(backend: str) -> None:
+    """What a backend was made with stays, as it does for pools."""
+    made = {"fly": FlyBackend, "slurm": SlurmBackend, "ssh": SshBackend}[backend]
+    name = {"fly": "image", "slurm": "partition", "ssh": "python"}[backend]
+    with dask.config.set({f"flame.{backend}.{name}": "mine"}):
+        cluster = made(CONTEXT)
+    assert getattr(_options_of(cluster), name) == "mine"
+
+
+def _options_of(cluster: Any) -> Any:
+    if isinstance(cluster, SlurmBackend):
+        return complete(SPEC.options, cluster._configured)
+    return cluster._options(SPEC)
 
 
 @pytest.mark.parametrize("key", OTHERS)
