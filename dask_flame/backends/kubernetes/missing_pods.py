@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import PODS, Api, KubernetesError
+from dask_flame.core.text import with_advice
 
 #: Part of the refusal of a pod that exceeds a quota.
 OVER_QUOTA = "exceeded quota"
@@ -41,7 +42,7 @@ class Podless:
     def advised(self) -> str:
         """The reason, with the setting behind it for the scheduler's pod."""
         signs = (what for sign, what in _GOVERNS.items() if self.refused and sign in self.why)
-        return next((f"{self.why}; relevant settings: {what}" for what in signs), self.why)
+        return next((with_advice(self.why, what) for what in signs), self.why)
 
 
 async def podless(api: Api, job: Mapping[str, Any]) -> Podless | None:

@@ -13,6 +13,7 @@ from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.resources import variables
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.specs import RunnerSpec
+from dask_flame.core.text import with_advice
 
 
 def runner_objects(
@@ -36,7 +37,7 @@ def refusal(error: Exception) -> str:
         and "cannot create resource" not in text
     ):
         what = next((what for sign, what in _GOVERNS.items() if sign in text), _OTHERS)
-        return f"{text}; relevant settings: {what}"
+        return with_advice(text, what)
     return text
 
 

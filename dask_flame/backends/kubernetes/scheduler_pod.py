@@ -14,6 +14,7 @@ from dask_flame.backends.kubernetes.missing_pods import TEMPLATES
 from dask_flame.backends.kubernetes.objects import pod_status
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.specs import SchedulerSpec
+from dask_flame.core.text import with_advice
 from dask_flame.errors import PRINTED, BackendError
 
 logger = logging.getLogger("dask_flame")
@@ -182,7 +183,7 @@ class SchedulerPod:
         self._node = (pod.get("status") or {}).get("hostIP") or ""
         held = pod_status.held_up(pod)
         if pod_status.unschedulable(pod):
-            held = f"{held}; relevant settings: {_NODES}"
+            held = with_advice(held, _NODES)
         if held and held != self._held:
             # A warning, because there is no cluster with events yet.
             logger.warning("the scheduler's pod is held up by %s", held)

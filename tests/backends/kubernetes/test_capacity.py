@@ -186,7 +186,7 @@ def test_a_pod_without_a_node_is_late_for_the_settings_of_that(
 ) -> None:
     kubernetes(nodes=[PLAIN])
     _, client = cluster(max=1, gpus=1, gpu_kind="H100", boot_attempts=1, boot_timeout="3s")
-    with pytest.raises(BootError, match=r"Unsched.*; relevant settings: gpu_kind, spot") as caught:
+    with pytest.raises(BootError, match=r"Unsched.*; relevant settings: cpus, mem") as caught:
         client.submit(abs, -1).result(timeout=60)
     assert "preload" not in str(caught.value)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.objects.quantities import memory_text
 from dask_flame.backends.kubernetes.objects.resources import CONTAINER
+from dask_flame.core.text import with_advice
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"
@@ -95,7 +96,7 @@ def hopeless(pod: Mapping[str, Any]) -> str:
     if reason not in _HOPELESS or any(sign in message for sign in _PASSING):
         return ""
     said = f"{reason}: {message}" if message else reason
-    return f"{_cut(said)}; relevant settings: {_HOPELESS[reason]}"
+    return with_advice(_cut(said), _HOPELESS[reason])
 
 
 def final(pod: Mapping[str, Any]) -> bool:
@@ -115,10 +116,10 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     disruption = _condition(status, "DisruptionTarget")
     if not over and not terminated and not (gone and disruption):
         return ""
-    reason, message = status.get("reason") or "", _sentence(status.get("message"))
+    reason, message = status.get("reason") or "", status.get("message") or ""
     if disruption.get("reason") == "TerminationByKubelet":
         # The condition may be set before the reason.
-        reason, message = reason or "Evicted", message or _sentence(disruption.get("message"))
+        reason, message = reason or "Evicted", message or disruption.get("message") or ""
     elif disruption:
         # Preemption, a drain, or a taint: the condition names the cause, unlike the reason.
         why = disruption.get("reason") or reason
@@ -126,7 +127,7 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     if reason:
         advice = _TAKEN.get(reason)
         said = _cut(f"{reason}: {message}" if message else reason)
-        return f"{said}; relevant settings: {advice}" if advice else said
+        return with_advice(said, advice) if advice else said
     return _code(terminated or {}, pod)
 
 
@@ -205,11 +206,6 @@ def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
             found: Mapping[str, Any] = condition
             return found
     return {}
-
-
-def _sentence(message: str | None) -> str:
-    """Return a message without the end of its sentence, after which more is said."""
-    return (message or "").strip().removesuffix(".")
 
 
 def _cut(text: str) -> str:
