@@ -501,6 +501,16 @@ def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
 
 
+def test_a_scheduler_without_a_node_names_the_settings_of_its_pod(kubernetes: Start) -> None:
+    fake = kubernetes(nodes=[{"cpu": "5m", "memory": "16Gi"}])
+    fake.grant("driver", EVERYTHING)
+    with (
+        dask.config.set({"flame.scheduler.timeout": "3s"}),
+        pytest.raises(BackendError, match=r"Unsched.*; relevant settings: flame\.scheduler\.cpus"),
+    ):
+        FlameCluster(backend=KubernetesBackend, max=1, scheduler="pod", dashboard_address=None)
+
+
 def test_a_server_that_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
