@@ -7,8 +7,10 @@ is imported for this check, and should import little.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -16,6 +18,7 @@ from typing import Any, ClassVar
 
 import dask.config
 
+from dask_flame.core import config
 from dask_flame.core.config import DEFAULTS, unknown_setting
 from dask_flame.core.option_checks import EXAMPLES, line
 from dask_flame.core.options import Declared, Option
@@ -26,6 +29,8 @@ logger = logging.getLogger("dask_flame")
 #: The entry point group of backends.
 GROUP = "dask_flame.backends"
 
+#: The backend that options are meant for, if it is known.
+_meant: ContextVar[str] = ContextVar("dask_flame_backend", default="")
 _classes: dict[str, type[BackendOptions]] = {}  # by the name of the backend
 _points: dict[str, EntryPoint] = {}  # by the name of the backend
 _imported: set[str] = set()  # names of the backends whose modules have been imported
@@ -206,7 +211,24 @@ def knowing(name: str) -> list[type[BackendOptions]]:
         _import_all()
     found = [_classes[key] for key in sorted(_classes) if name in _classes[key].declared()]
     # Put the class first that the option is most likely meant for.
-    return sorted(found, key=lambda known: not known.makes)
+    meant = _meant.get() or config.get("backend")
+    return sorted(found, key=lambda known: (known.backend != meant, not known.makes))
+
+
+@contextlib.contextmanager
+def meant_for(backend: Any) -> Iterator[None]:
+    """Prefer a backend's options in errors, in place of those of the configured one.
+
+    Parameters
+    ----------
+    backend : str, Backend, callable or None
+    """
+    name = backend if isinstance(backend, str) else getattr(backend, "name", "")
+    token = _meant.set(name if isinstance(name, str) else "")
+    try:
+        yield
+    finally:
+        _meant.reset(token)
 
 
 def configuring(setting: str) -> list[type[BackendOptions]]:

@@ -524,15 +524,20 @@ _AMOUNTS: Mapping[str, Check] = {
 }
 
 
+def _example(name: str) -> str:
+    known = backend_options.declared(name)
+    return EXAMPLES.get(name, "…") if known is None else known.example
+
+
 def _own_value(name: str, value: Any) -> str:
     """Return the user's value if it is valid for the suggested option, else an example."""
     own = Pool.declared()
     check = own[name].amount if name in own else _AMOUNTS.get(name)
     try:
         if check is None:
-            return EXAMPLES.get(name, "…")
+            return _example(name)
         check(name, value)
     except PoolError:
-        return EXAMPLES.get(name, "…")
+        return _example(name)
         # Write text with double quotes, as the examples do.
     return f'"{value}"' if isinstance(value, str) else shown(plain(value))

@@ -17,8 +17,14 @@ _ADVICE = "; relevant settings: "
 
 
 def with_advice(why: str, settings: str) -> str:
-    """Return the reason of a failure with the settings behind it."""
-    return f"{why}{_ADVICE}{settings}"
+    """Return the reason of a failure with the settings behind it.
+
+    Examples
+    --------
+    >>> with_advice("no node has room. ", "cpus")
+    'no node has room; relevant settings: cpus'
+    """
+    return f"{why.rstrip(' .')}{_ADVICE}{settings}"
 
 
 def split_advice(why: str) -> tuple[str, str]:

@@ -20,7 +20,7 @@ from dask_flame.backends.specs import RunnerSpec
 from dask_flame.code.driver.local_code import Choice, versions
 from dask_flame.code.tokens import depend_on
 from dask_flame.core import config, joblib_hook
-from dask_flame.core.backend_options import hint_for
+from dask_flame.core.backend_options import hint_for, meant_for
 from dask_flame.core.budget import Budget, check_prices, checked_budget
 from dask_flame.core.hidden_logs import without
 from dask_flame.core.keyword_only import by_name
@@ -44,6 +44,7 @@ from dask_flame.driver.hosts.base import SchedulerView
 from dask_flame.driver.ignored_settings import warn_of_ignored
 from dask_flame.driver.launch import (
     capacity_wait,
+    check_gpus,
     check_secrets,
     check_taken,
     make_security,
@@ -232,7 +233,8 @@ class FlameCluster(ClusterLifecycle):
         check_settings()
         print_limits = limits()
         bounds = {"min": min, "max": max, "concurrency": concurrency, "idle_timeout": idle_timeout}
-        policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
+        with meant_for(backend):
+            policies = make_pools(pools, {**bounds, **options}, _OWN_OPTIONS)
         if not any(pool.max for pool in policies.values()):
             raise wrong("max", 0, "a whole number of 1 or more: nothing could ever run")
         said = grace("disconnect_grace", disconnect_grace)
@@ -261,6 +263,7 @@ class FlameCluster(ClusterLifecycle):
         policies = with_configured(factory, policies)
         for policy in policies.values():
             check_taken(factory, policy.options, max=policy.max)
+            check_gpus(policy)
             check_secrets(factory, policy.secrets)
             capacity_wait(policy)
         remote = getattr(factory, "remote", False)

@@ -292,6 +292,23 @@ def check_taken(backend: object, options: Mapping[str, Any], *, max: int | None 
         made.check_max(max)
 
 
+def check_gpus(pool: Pool) -> None:
+    """Check that a pool that names a kind of GPU has GPUs.
+
+    Raises
+    ------
+    PoolError
+    """
+    kind = pool.options.get("gpu_kind")
+    if kind is not None and not pool.gpus:
+        same = list(kind) if isinstance(kind, tuple) else kind
+        example = repr(same).replace("'", '"')
+        raise PoolError(
+            f"gpu_kind={same!r} has no effect without gpus: runners would have no GPU; write "
+            f"gpus=1, gpu_kind={example}"
+        )
+
+
 def check_secrets(backend: object, secrets: Mapping[str, Secret]) -> None:
     """Check that the backend can give a pool's secrets to its runners.
 

@@ -35,7 +35,13 @@ from dask_flame.driver.cluster_compatibility import (
     runners_for,
     worker_views,
 )
-from dask_flame.driver.launch import capacity_wait, check_secrets, check_taken, runner_spec
+from dask_flame.driver.launch import (
+    capacity_wait,
+    check_gpus,
+    check_secrets,
+    check_taken,
+    runner_spec,
+)
 from dask_flame.driver.manifest import Manifest
 from dask_flame.driver.runners import Runner, Runners, opened
 from dask_flame.errors import BackendError, PoolError
@@ -462,6 +468,7 @@ class PoolsApi(Cluster):
         changed = policies[name].replace(**changes)  # raises for invalid options
         check_prices(self.fleets.budget, {**policies, name: changed}, runs=True)
         check_taken(self.backend, changed.options, max=changed.max)
+        check_gpus(changed)
         check_secrets(self.backend, changed.secrets)
         capacity_wait(changed)
         if changed.max > policies[name].max and not self.backend.apart:

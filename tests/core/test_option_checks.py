@@ -51,6 +51,8 @@ from dask_flame.errors import ClosedError
 from dask_flame.scaling.fleet import Fleet
 from tests.support.examples import examples
 
+GPU_POD = Path(__file__).parents[2] / "deploy/kubernetes/gpu/gke/pod.yaml"
+
 nan, inf = math.nan, math.inf
 
 
@@ -276,7 +278,7 @@ POOL = [
     Row(
         "pod_template",
         [True, 1, nan, "", " ", "no/such/file.yaml", "\0", "x" * 5000, *_JUNK[:3], object()],
-        [{"spec": {}}, lambda pod: pod, __file__],
+        [{"spec": {}}, lambda pod: pod, str(GPU_POD)],
         secret=True,
     ),
 ]

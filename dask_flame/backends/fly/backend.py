@@ -62,6 +62,8 @@ class FlyBackend(Backend):
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
+        # As configured now: `dask.config.set` may be a block that ends before a boot.
+        self._configured = FlyOptions.configured().given
         # Clusters may have the same name; the random part keeps their machines apart.
         new = f"{context.cluster}-{secrets.token_hex(3)}".lower()
         cluster = context.adopts or new
@@ -122,13 +124,12 @@ class FlyBackend(Backend):
                 f"gpus={spec.gpus}: Fly has no GPUs any more, it withdrew them on 2026-08-01; "
                 'leave gpus out, or write backend="kubernetes" for this pool'
             )
-        configured = FlyOptions.configured().given
-        return FlyOptions(**{**configured, **spec.options})
+        return FlyOptions(**{**self._configured, **spec.options})
 
     async def start(self) -> None:
         if self._closing is not None:
             raise BackendError("the cluster is closed")
-        app = self._app or FlyOptions.configured().given.get("app") or ""
+        app = self._app or self._configured.get("app") or ""
         if self._saved is not None:
             app = self._saved.app
         place, seat = self._site.own, self.context.scheduler
@@ -300,11 +301,11 @@ class FlyBackend(Backend):
         if self._saved is not None:
             return self._saved.reach
         options = [self._options(spec) for spec in self._expected[:1]]
-        given = options[0] if options else FlyOptions.configured()
+        given = options[0] if options else FlyOptions(**self._configured)
         return getattr(given, "reach", None) or ""
 
     def _first_options(self, spec: SchedulerSpec) -> dict[str, Any]:
-        return {**FlyOptions.configured().given, **spec.options}
+        return {**self._configured, **spec.options}
 
     async def reach(self, port: int, *, at: int = 0) -> int:
         assert self._scheduler is not None

@@ -17,7 +17,12 @@ from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import DRIVER as MARK
 from dask_flame.backends.kubernetes.objects.context import STOP, ObjectContext
 from dask_flame.backends.kubernetes.objects.redact import shown
-from dask_flame.backends.kubernetes.options import KubernetesOptions, check_context, check_namespace
+from dask_flame.backends.kubernetes.options import (
+    KubernetesOptions,
+    check_context,
+    check_namespace,
+    check_template,
+)
 from dask_flame.backends.kubernetes.own_pod import OwnPod, own_pod
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_creation import runner_objects
@@ -133,6 +138,8 @@ class KubernetesBackend(Backend):
                 )
             self._apart = seat == "pod" or place is None or bool(self.context.adopts)
             setting, given = KubernetesOptions.setting, KubernetesOptions.configured().given
+            if (template := config.get("scheduler.pod-template")) is not None:
+                check_template("flame.scheduler.pod-template", template)
             fenced = setting("network-policy")
             await check(
                 self._api,
@@ -153,7 +160,8 @@ class KubernetesBackend(Backend):
                 group=place.group or ObjectContext.group,
                 gpu_kinds=setting("gpu-kinds"),
                 gpu_label=setting("gpu-label"),
-                template=given.get("pod_template"),
+                template=setting("pod-template"),
+                defaults={name: value for name, value in given.items() if name != "image"},
             )
             policy = partial(manifests.network_policy, driver=place.labels, address=place.address)
             trouble = partial(self.trouble, "")
@@ -177,7 +185,8 @@ class KubernetesBackend(Backend):
                 raise BackendError("the cluster is closed")
         except KubernetesError as error:
             await self.close()
-            raise BackendError(f"the Kubernetes API cannot be used: {error}") from error
+            advice = "" if self._api is None else self._api.advice(error)
+            raise BackendError(f"the Kubernetes API cannot be used: {error}{advice}") from error
         except BaseException:
             await self.close()
             raise
@@ -303,7 +312,7 @@ class KubernetesBackend(Backend):
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         if self._owner_job is None:
             raise BackendError("the cluster has not started")
-        options = KubernetesOptions(**spec.options)
+        options = self._owner_job.site.complete(spec.options)
         site, first = self._owner_job.planned(spec, options)
         secret, pod = runner_objects(spec, options, site)
         return [shown(item, spec) for item in (*first, secret, pod)]

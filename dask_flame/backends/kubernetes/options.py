@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from dask_flame.backends.kubernetes.pod_template import PREFIXES, read_template
 from dask_flame.backends.options import BackendOptions, Option, option
 from dask_flame.core.option_checks import size, word, wrong, yes_or_no
 from dask_flame.core.options import names_of
@@ -16,7 +17,7 @@ from dask_flame.errors import PoolError
 PodTemplate = Mapping[str, Any] | str | Path | Callable[[dict[str, Any]], Mapping[str, Any]]
 
 #: Prefixes of the labels and annotations that Kubernetes and dask-flame set, and users may not.
-OURS = ("dask-flame/", "dask.org/", "kubernetes.io/", "k8s.io/")
+OURS = (*PREFIXES, "kubernetes.io/", "k8s.io/", "app.kubernetes.io/managed-by")
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -54,13 +55,16 @@ def _own_pairs(name: str, value: Any) -> dict[str, str]:
 
 
 def _tolerations(name: str, value: Any) -> tuple[Mapping[str, Any], ...]:
-    known = {"key", "operator", "value", "effect", "tolerationSeconds"}
+    known = ("key", "operator", "value", "effect", "tolerationSeconds")
     if (
         isinstance(value, str | Mapping)
         or not isinstance(value, Sequence)
-        or not all(isinstance(t, Mapping) and t and set(t) <= known for t in value)
+        or not all(isinstance(t, Mapping) and t for t in value)
     ):
         raise wrong(name, value, "a list of tolerations")
+    if odd := next((key for t in value for key in t if key not in known), None):
+        there = ", ".join(known)
+        raise wrong(name, value, f"made of tolerations ({odd!r} is none of {there})")
     return tuple(dict(t) for t in value)
 
 
@@ -96,6 +100,8 @@ def _template(name: str, value: Any) -> PodTemplate:
         raise wrong(name, str(value), "a file that is there")
     if not (isinstance(value, Mapping | str | Path) or callable(value)):
         raise wrong(name, value, "a mapping, the path of a YAML file or a function")
+    if not callable(value):
+        read_template(name, value)
     template: PodTemplate = value
     return template
 
@@ -136,10 +142,13 @@ def _kinds(name: str, value: Any) -> Any:
     return value
 
 
-def _template_setting(name: str, value: Any) -> Any:
+def check_template(name: str, value: Any) -> dict[str, Any]:
+    """Check a template in the configuration, and return its contents."""
     if not isinstance(value, Mapping | str | Path) or not value:
         raise wrong(name, value, "a mapping, or the path of a YAML file")
-    return value
+    if isinstance(value, str | Path) and not _is_file(value):
+        raise wrong(name, str(value), "a file that is there")
+    return read_template(name, value)
 
 
 @dataclass(frozen=True, init=False, repr=False)
@@ -149,8 +158,8 @@ class KubernetesOptions(BackendOptions):
     Parameters
     ----------
     image : str, optional
-        The runner's image. By default, the image of the driver if it runs in a pod, else
-        ``flame.kubernetes.image``. It needs Python, dask-flame and all packages that calls import.
+        The runner's image. By default ``flame.kubernetes.image``, else the image of the driver if
+        it runs in a pod. It needs Python, dask-flame and all packages that calls import.
     gpu_kind : str or list of str, optional
         The kind of GPU, or several in order of preference. Each is a name in
         ``flame.kubernetes.gpu-kinds``, which defines how to select nodes with it, or else a value
@@ -183,7 +192,8 @@ class KubernetesOptions(BackendOptions):
         its user decide what is.
     pod_template : mapping, path or callable, optional
         A pod, or a part of one, to which the options are applied; the path of a YAML file with it;
-        or a function that takes the complete pod and returns the one to send.
+        or a function that takes the complete pod and returns the one to send. It is applied on top
+        of ``flame.kubernetes.pod-template``, the template of all pods.
 
     Raises
     ------
@@ -205,7 +215,7 @@ class KubernetesOptions(BackendOptions):
         ),
         "gpu-label": Option(check=word, example='"nvidia.com/gpu.product"'),
         "pod-template": Option(
-            check=_template_setting, example='{"spec": {"hostNetwork": False}}', nullable=True
+            check=check_template, example='{"spec": {"hostNetwork": False}}', nullable=True
         ),
         "network-policy": Option(check=yes_or_no, example="False"),
     }
@@ -236,11 +246,7 @@ class KubernetesOptions(BackendOptions):
     annotations: Mapping[str, str] | None = option(_own_pairs, '{"owner": "me@example.org"}')
     read_only_root: bool | None = option(yes_or_no, "True", section="kubernetes", nullable=True)
     pod_template: PodTemplate | None = option(
-        _template,
-        '{"spec": {"hostNetwork": False}}',
-        section="kubernetes",
-        nullable=True,
-        secret=True,
+        _template, '{"spec": {"hostNetwork": False}}', secret=True
     )
 
 

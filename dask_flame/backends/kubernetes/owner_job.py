@@ -22,7 +22,12 @@ from dask_flame.backends.kubernetes.api.client import (
 )
 from dask_flame.backends.kubernetes.job_deadline import Deadline
 from dask_flame.backends.kubernetes.liveness import LivenessPort
-from dask_flame.backends.kubernetes.missing_pods import Podless, podless
+from dask_flame.backends.kubernetes.missing_pods import (
+    OVER_QUOTA,
+    Podless,
+    podless,
+    refusal_of_pod,
+)
 from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.pod_status import watchdog_problem
@@ -34,8 +39,11 @@ logger = logging.getLogger("dask_flame")
 #: Seconds within which Kubernetes creates a Job's pod, and the interval of queries afterwards.
 _SEEN_WITHIN = 10.0
 _ASK_AGAIN = 2.0
+#: Seconds without a pod after which a cluster is given up, even if nobody says that it is refused.
+_PATIENCE = 60.0
 #: Grace in seconds for the scheduler's process.
 _LEAVE = 5
+_WATCHDOG = "the watchdog's pod, which ends the cluster with its driver"
 #: Stands for a uid that the API server has not assigned yet.
 YET_TO_BE_GIVEN = "(given by the API server)"
 
@@ -69,6 +77,8 @@ class OwnerJob:
         Name of the scheduler's Job; empty if there is none.
     deadline : Deadline
         The deadline of the scheduler's Job.
+    unguarded : str
+        Why the cluster was given up; empty if it was not.
     """
 
     def __init__(
@@ -92,6 +102,7 @@ class OwnerJob:
         self._watchdog: asyncio.Task[None] | None = None
         self._manifests: list[dict[str, Any]] = []  # the owner and its companions, as requested
         self._kept = False  # whether the Job exists, as far as is known
+        self.unguarded = ""
         self._may_be_gone = False  # whether the Job may have gone
         self.scheduler_job = ""
         self._made: dict[str, asyncio.Task[None]] = {}
@@ -112,6 +123,8 @@ class OwnerJob:
         """Return the context with an existing Job; create the watchdog's if there is none."""
         if self.scheduler_job:
             return self.site
+        if self.unguarded:
+            raise KubernetesError(403, "Forbidden", self.unguarded)
         watchdog = self._watchdog
         if watchdog is None or (watchdog.done() and (watchdog.exception() or self._may_be_gone)):
             self._may_be_gone = False
@@ -203,14 +216,25 @@ class OwnerJob:
         self._report(watchdog_problem(pod))
 
     async def _look(self, job: Mapping[str, Any]) -> None:
-        """Report a watchdog without a pod."""
+        """Report a watchdog without a pod, and give the cluster up if there will be none.
+
+        Otherwise all that it has made would stay when its driver is killed. If a quota has no room,
+        there is some once a runner has ended, and Kubernetes tries again.
+        """
+        begun = asyncio.get_running_loop().time()
         await asyncio.sleep(_SEEN_WITHIN)
         while not self._watchdog_has_pod:
             # If the server cannot be asked now, ask again.
             with contextlib.suppress(KubernetesError):
-                if (found := await podless(self.api, job)) is not None:
-                    self._report(found.why)
-                return
+                if (found := await podless(self.api, job)) is None or OVER_QUOTA in found.why:
+                    self._report(found.why if found is not None else "")
+                    return
+                self._report(found.why)
+                waited = asyncio.get_running_loop().time() - begun
+                if found.refused or waited > _PATIENCE:
+                    self.unguarded = f"{_WATCHDOG}: {found.why}"
+                    await self.api.delete(JOBS, job["metadata"]["name"], grace=0)
+                    return
             await asyncio.sleep(_ASK_AGAIN)
 
     async def podless(self) -> Podless | None:
@@ -256,7 +280,11 @@ class OwnerJob:
         if self._kept and await self._is_there():
             return
         self._kept = False
-        self.site, watchdog = self._next(spec, options)
+        site, watchdog = self._next(spec, options)
+        # Without a pod, the Job would stay when the driver is killed, and all that it owns with it.
+        if (error := await refusal_of_pod(self.api, watchdog)) is not None:
+            raise KubernetesError(error.code, error.reason, f"{_WATCHDOG}: {error.message}")
+        self.site = site
         await self._presence.listen()
         # Its pod may be seen before the response to this request.
         self._watchdog_has_pod = False

@@ -13,7 +13,6 @@ from dask_flame.backends.kubernetes.api.watcher import Pod, Watcher
 from dask_flame.backends.kubernetes.capacity_wait import CapacityWait
 from dask_flame.backends.kubernetes.objects import pod_status
 from dask_flame.backends.kubernetes.objects.context import object_name
-from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.kubernetes.pod_creation import OVER_QUOTA, refusal, runner_objects
 from dask_flame.backends.kubernetes.pod_logs import PodLogs
@@ -29,8 +28,8 @@ logger = logging.getLogger("dask_flame")
 
 #: Settings behind a lack of capacity.
 _NO_CAPACITY = (
-    "gpu_kind, spot, cpus, memory, gpus and node_selector; the nodes of the cluster; boot_timeout "
-    "and flame.capacity-wait if these take longer to come"
+    "cpus, memory, gpus, gpu_kind, spot, node_selector and tolerations; the nodes of the cluster; "
+    "boot_timeout and flame.capacity-wait if these take longer to come"
 )
 _DELETED = "its pod was deleted by somebody else"
 #: Seconds beyond its grace after which a pod is deleted without waiting for its node.
@@ -130,7 +129,7 @@ class RunnerPods:
         try:
             if refused := self._refused():
                 raise BackendError(refused)
-            options = KubernetesOptions(**spec.options)
+            options = self._owner_job.site.complete(spec.options)
             # The Job that owns the pod may be replaced before this is done.
             site = await self._owner_job.owned(spec, options)
             secret, pod = runner_objects(spec, options, site)
@@ -176,7 +175,8 @@ class RunnerPods:
         if "deletionTimestamp" in pod["metadata"] and runner.wanted:
             # Perhaps it was deleted together with its owner, the Job.
             self._owner_job.owned_object_lost()
-            runner.why = pod_status.ended(pod, gone=True) if pod_status.evicted(pod) else _DELETED
+            evicted = pod_status.evicted(pod)
+            runner.why = pod_status.ended(pod, gone=True) if evicted else self._deleted
             if "started" in runner.steps:
                 within = pod["metadata"].get("deletionGracePeriodSeconds", 0) + _OVERDUE
                 heard = self.output.follow(name, runner.pod, within)
@@ -190,6 +190,12 @@ class RunnerPods:
             no_node = bool(pod_status.unschedulable(pod))
             self._events.trouble(name, with_advice(held, _NO_CAPACITY) if no_node else held)
         runner.capacity.seen(pod, wanted=runner.wanted)
+
+    @property
+    def _deleted(self) -> str:
+        """Why a pod is deleted that was not to end."""
+        unguarded = self._owner_job.unguarded
+        return f"was given up with its cluster: {unguarded}" if unguarded else _DELETED
 
     def _lacks_capacity(self, name: str, why: str, version: str) -> None:
         self._background.start(self._give_up(name, self.runners[name], why, version))
@@ -210,7 +216,7 @@ class RunnerPods:
         why = runner.why or pod_status.ended(pod, gone=True)
         if not why and not runner.ending:
             self._owner_job.owned_object_lost()
-            why = _DELETED
+            why = self._deleted
         why = why or "ended by force"
         if runner.following is None:
             self._over(name, why, self.output.of(name))
@@ -235,6 +241,7 @@ class RunnerPods:
         if runner is not None:
             runner.gone.set()
             runner.capacity.cancel()
+            why += pod_status.no_package(output)
             self._events.ended(
                 Ended(
                     name=name,

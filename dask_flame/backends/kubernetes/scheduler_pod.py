@@ -10,10 +10,11 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.api.client import SERVICES, Api, KubernetesError
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
+from dask_flame.backends.kubernetes.missing_pods import TEMPLATES
 from dask_flame.backends.kubernetes.objects import pod_status
-from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.backends.kubernetes.owner_job import OwnerJob
 from dask_flame.backends.specs import SchedulerSpec
+from dask_flame.core.text import with_advice
 from dask_flame.errors import PRINTED, BackendError
 
 logger = logging.getLogger("dask_flame")
@@ -26,6 +27,11 @@ _ASK_AGAIN = 1.0
 #: free room. A pod missing without a refusal is reported only then.
 _SEEN_WITHIN = 2.0
 _PATIENCE = 10.0
+#: Settings behind a lack of nodes for it.
+_NODES = (
+    "flame.scheduler.cpus and .memory; nodeSelector and tolerations of "
+    "flame.scheduler.pod-template and flame.kubernetes.pod-template: those of pools are not for it"
+)
 _DELETED = "the scheduler's pod was deleted by somebody else"
 
 
@@ -76,12 +82,14 @@ class SchedulerPod:
         looking = asyncio.create_task(self._look())
         try:
             async with asyncio.timeout(spec.timeout):
-                await self._owner_job.create_scheduler_job(spec, KubernetesOptions(**spec.options))
+                options = self._owner_job.site.complete(spec.options)
+                await self._owner_job.create_scheduler_job(spec, options)
                 await self._started
                 return await self._address(spec) if spec.service else ""
         except KubernetesError as error:
             was = "was refused" if error.code else "could not be asked for"
-            raise BackendError(f"the scheduler's pod {was}: {error}") from error
+            what = f"; relevant settings: {TEMPLATES}" if error.code in (400, 422) else ""
+            raise BackendError(f"the scheduler's pod {was}: {error}{what}") from error
         except TimeoutError:
             why = self._held if self._pod else self._podless or "its Job has no pod yet"
             if self._started.done() and not self._started.cancelled():
@@ -174,6 +182,8 @@ class SchedulerPod:
         self._pod = pod["metadata"]["name"]
         self._node = (pod.get("status") or {}).get("hostIP") or ""
         held = pod_status.held_up(pod)
+        if pod_status.unschedulable(pod):
+            held = with_advice(held, _NODES)
         if held and held != self._held:
             # A warning, because there is no cluster with events yet.
             logger.warning("the scheduler's pod is held up by %s", held)
@@ -206,7 +216,7 @@ class SchedulerPod:
         with contextlib.suppress(KubernetesError):
             printed = await self._api.log(self._pod, pod_status.SCHEDULER, lines=_LINES)
             if tail := printed.strip():
-                why += PRINTED + tail
+                why += pod_status.no_package(tail) + PRINTED + tail
         if not self._started.done():
             self._started.set_exception(BackendError(f"the scheduler's pod could not start: {why}"))
         else:

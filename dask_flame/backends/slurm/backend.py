@@ -17,7 +17,7 @@ from dask_flame.backends.slurm import commands, folder
 from dask_flame.backends.slurm.commands import SlurmError
 from dask_flame.backends.slurm.folder import CONNECTION, ClusterFolder
 from dask_flame.backends.slurm.identity import Identity
-from dask_flame.backends.slurm.options import SlurmOptions, complete
+from dask_flame.backends.slurm.options import SlurmOptions, complete, of_configurations
 from dask_flame.backends.slurm.runner_jobs import RunnerJobs
 from dask_flame.backends.specs import BackendContext, RunnerSpec
 from dask_flame.core.backend_options import BackendOptions
@@ -50,7 +50,9 @@ class SlurmBackend(Backend):
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
         self._identity = Identity.new(context.cluster)
-        self._shared = complete({})
+        # As configured now: `dask.config.set` may be a block that ends before a boot.
+        self._configured = of_configurations()
+        self._shared = complete({}, self._configured)
         self._address = ""
         self._jobs: RunnerJobs | None = None
         self._folder: ClusterFolder | None = None
@@ -64,7 +66,7 @@ class SlurmBackend(Backend):
         return {"host": self._address}
 
     def expect(self, specs: Sequence[RunnerSpec]) -> None:
-        options = [complete(spec.options) for spec in specs]
+        options = [complete(spec.options, self._configured) for spec in specs]
         for name in ("interface", "folder"):
             if len({getattr(each, name) for each in options}) > 1:
                 raise BackendError(
@@ -108,7 +110,7 @@ class SlurmBackend(Backend):
         if self._jobs is None:
             raise BackendError("the cluster has not started")
         self.check_new(specs, self._jobs.runners)
-        self._jobs.make([(spec, complete(spec.options)) for spec in specs])
+        self._jobs.make([(spec, complete(spec.options, self._configured)) for spec in specs])
 
     async def end(self, names: Collection[str], *, grace: float = 0) -> None:
         if self._jobs is not None:
@@ -125,7 +127,7 @@ class SlurmBackend(Backend):
     def manifest(self, spec: RunnerSpec) -> Sequence[Mapping[str, Any]]:
         if self._jobs is None:
             raise BackendError("the cluster has not started")
-        text = self._jobs.script([spec], complete(spec.options))
+        text = self._jobs.script([spec], complete(spec.options, self._configured))
         return [{"sbatch": scrub(text.splitlines(), spec.secret_values)}]
 
     @classmethod

@@ -185,11 +185,28 @@ def jobqueue(*settings: str) -> Any:
     return next((value for value in values if value), None)
 
 
-def complete(given: Mapping[str, Any]) -> SlurmOptions:
-    """Return the options of a runner: its pool's, else those of the configurations.
+def of_configurations() -> dict[str, Any]:
+    """Return the options of all pools that do not give them, from both configurations.
 
     Raises
     ------
     PoolError
     """
-    return SlurmOptions(**{**of_jobqueue(), **SlurmOptions.configured().given, **given})
+    return {**of_jobqueue(), **SlurmOptions.configured().given}
+
+
+def complete(given: Mapping[str, Any], configured: Mapping[str, Any] | None = None) -> SlurmOptions:
+    """Return the options of a runner: its pool's, else those of the configurations.
+
+    Parameters
+    ----------
+    given : mapping
+        Options of the pool.
+    configured : mapping, optional
+        What :func:`of_configurations` has returned earlier.
+
+    Raises
+    ------
+    PoolError
+    """
+    return SlurmOptions(**{**(of_configurations() if configured is None else configured), **given})

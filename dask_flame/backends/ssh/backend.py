@@ -71,6 +71,8 @@ class SshBackend(Backend):
 
     def __init__(self, context: BackendContext) -> None:
         super().__init__(context)
+        # As configured now: `dask.config.set` may be a block that ends before a boot.
+        self._configured = SshOptions.configured().given
         # Clusters may have the same name; the random part keeps their processes apart.
         self._mark = f"{context.cluster}-{secrets.token_hex(4)}"
         self._machines = Machines(
@@ -114,7 +116,7 @@ class SshBackend(Backend):
             self._connect_more()
 
     def _options(self, spec: RunnerSpec) -> SshOptions:
-        return SshOptions(**{**SshOptions.configured().given, **spec.options})
+        return SshOptions(**{**self._configured, **spec.options})
 
     def _hosts(self, spec: RunnerSpec) -> tuple[HostSpec, ...]:
         """Return the hosts of a runner's pool.

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from dask.distributed import Client, wait
 import dask_flame
 from dask_flame import FlameCluster, Pool, RunnerLost
 from dask_flame.backends import BackendContext
-from dask_flame.backends.kubernetes import KubernetesBackend, owner_job
+from dask_flame.backends.kubernetes import KubernetesBackend, owner_job, scheduler_pod
 from dask_flame.backends.kubernetes.api import client as api
 from dask_flame.backends.kubernetes.api import kubeconfig, transport
 from dask_flame.backends.kubernetes.api.permissions import NEEDED, rules
@@ -39,7 +40,7 @@ from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.kubernetes.access import EVERYTHING
 from tests.support.gates import at_once
 from tests.support.other_python import other_python
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, free_port
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -194,7 +195,7 @@ def test_a_wave_is_one_burst_and_nobody_is_asked_for_by_name(
     _, client = cluster(max=12)
     client.gather(client.map(whoami, [0.2] * 12, pure=False))
     counts = fake.requests.by_verb()
-    assert counts["create", "pods"] == 12
+    assert counts["create", "pods"] == 12 + 1  # the trial of the watchdog's
     assert counts["get", "pods"] == 1  # the driver's own
     assert counts["watch", "pods"] <= 2
     assert counts["list", "pods"] == 1
@@ -275,7 +276,8 @@ def test_where_a_quota_has_no_room_and_nothing_goes_there_is_a_pause(
     flame, client = cluster(max=8)
     futures = client.map(whoami, [1.0] * 16, pure=False)
     assert len({name for name, _ in client.gather(futures)}) == 3
-    assert fake.requests.count("create", "pods") == 8
+    # One was the trial of the watchdog's.
+    assert fake.requests.count("create", "pods") == 9
     assert len([e for e in flame.events if e.kind == "failed"]) == 1
 
 
@@ -506,6 +508,88 @@ def test_no_cluster_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
 
 
+def test_a_scheduler_without_a_node_names_the_settings_of_its_pod(kubernetes: Start) -> None:
+    fake = kubernetes(nodes=[{"cpu": "5m", "memory": "16Gi"}])
+    fake.grant("driver", EVERYTHING)
+    with (
+        dask.config.set({"flame.scheduler.timeout": "3s"}),
+        pytest.raises(BackendError, match=r"Unsched.*; relevant settings: flame\.scheduler\.cpus"),
+    ):
+        FlameCluster(backend=KubernetesBackend, max=1, scheduler="pod", dashboard_address=None)
+
+
+def test_a_server_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "kubeconfig"
+    server = "http://127.0.0.1:9"
+    context = {"name": "mine", "context": {"cluster": "c", "user": "u"}}
+    clusters, users = [{"name": "c", "cluster": {"server": server}}], [{"name": "u", "user": {}}]
+    kubeconfig = {"current-context": "mine", "contexts": [context]}
+    path.write_text(yaml.safe_dump({**kubeconfig, "clusters": clusters, "users": users}))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.setattr(transport, "_SILENT", 0.01)
+    monkeypatch.setattr(api.Api, "connect", partial(api.Api.connect, patience=1))
+    with pytest.raises(BackendError) as error:
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+    said = str(error.value)
+    assert f"cannot be used: {server} (context 'mine') cannot be reached: ConnectError" in said
+    assert "; type: kubectl --context mine cluster-info" in said
+    (waiting,) = [r.getMessage() for r in caplog.records if "waiting" in r.getMessage()]
+    assert waiting == f"waiting for an answer of {server} (context 'mine')"
+
+
+def test_a_token_that_is_refused(tmp_path: Path, kubernetes: Start) -> None:
+    kubernetes()
+    path = Path(os.environ["KUBECONFIG"])
+    kubeconfig = yaml.safe_load(path.read_text())
+    kubeconfig["users"][0]["user"] = {"token": "another"}
+    path.write_text(yaml.safe_dump(kubeconfig))
+    with pytest.raises(BackendError, match=r"; type: kubectl --context \S+ auth whoami"):
+        FlameCluster(backend=KubernetesBackend, max=1, dashboard_address=None)
+
+
+def test_a_misspelt_field_of_a_template_is_refused(kubernetes: Start, cluster: Any) -> None:
+    kubernetes()
+    template = {"spec": {"nodeSelectr": {"disk": "ssd"}}}
+    _, client = cluster(max=1, pod_template=template, boot_attempts=1)
+    with pytest.raises(BootError) as error:
+        client.submit(whoami).result(timeout=60)
+    said = 'unknown field "spec.nodeSelectr"; relevant settings: pod_template and'
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("where", ["driver", "pod"])
+def test_a_misspelt_field_of_the_platforms_template_is_refused(
+    kubernetes: Start, cluster: Any, where: str
+) -> None:
+    fake = kubernetes()
+    fake.grant("driver", EVERYTHING)
+    template = {"spec": {"nodeSelectr": {"disk": "ssd"}}}
+
+    def use() -> None:
+        _, client = cluster(max=1, scheduler=where, boot_attempts=1)
+        client.submit(whoami).result(timeout=60)
+
+    said = r'spec\.nodeSelectr"; relevant settings: .*flame\.kubernetes\.pod-template'
+    with (
+        dask.config.set({"flame.kubernetes.pod-template": template}),
+        pytest.raises((BootError, BackendError), match=said),
+    ):
+        use()
+
+
+def test_an_image_without_dask_flame_is_said_to_be_one(kubernetes: Start, cluster: Any) -> None:
+    kubernetes()
+    program = ["python", "-c", "raise SystemExit(\"No module named 'dask_flame'\")"]
+    template = {"spec": {"containers": [{"command": program}]}}
+    _, client = cluster(max=1, pod_template=template, boot_attempts=1)
+    with pytest.raises(BootError) as error:
+        client.submit(whoami).result(timeout=60)
+    said = "exit code 1; its image has no dask-flame: install it there; relevant settings: image"
+    assert said in str(error.value)
+
+
 def test_a_server_that_is_busy_or_away(kubernetes: Start, cluster: Any) -> None:
     fake = kubernetes()
     flame, client = cluster(max=3)
@@ -622,20 +706,127 @@ def test_a_watchdog_that_crashes(kubernetes: Start, cluster: Any) -> None:
         future.result(timeout=60)
 
 
-def test_a_watchdog_of_which_no_pod_is_made(
+def of_watchdog(obj: dict[str, Any]) -> bool:
+    component = obj["metadata"].get("labels", {}).get("dask.org/component")
+    return bool(obj["kind"] == "Pod" and component == "watchdog")
+
+
+def test_a_watchdog_that_is_refused_fails_the_boot_and_leaves_nothing(
+    kubernetes: Start, cluster: Any
+) -> None:
+    fake = kubernetes()
+    fake.admit(lambda verb, obj: "not here" if of_watchdog(obj) else None)
+    _, client = cluster(max=1, boot_attempts=1)
+    with pytest.raises(BootError) as error:
+        client.submit(whoami).result(timeout=60)
+    said = str(error.value)
+    assert "the watchdog's pod, which ends the cluster with its driver: admission webhook" in said
+    assert "denied the request: not here; relevant settings: labels, annotations, " in said
+    assert "flame.kubernetes.pod-template" in said
+    # As the driver is left now, nobody could end what it had made.
+    assert fake.left() == []
+    fake.admit(None)
+    assert client.submit(whoami, pure=False).result(timeout=60)[0].startswith("runner-")
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_cluster_without_a_watchdog_is_given_up_and_leaves_nothing(
+    kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    for name in ("_SEEN_WITHIN", "_PATIENCE", "_ASK_AGAIN"):
+        monkeypatch.setattr(owner_job, name, 0.5)
+    fake = kubernetes()
+    trials = 0
+
+    def refuse(verb: str, obj: dict[str, Any]) -> str | None:
+        """Refuse it, but not the first trial, nor any if nobody is to be told."""
+        nonlocal trials
+        trial = obj["metadata"].get("name", "").endswith("-trial")
+        trials += trial
+        accepted = trial and (trials == 1 or not told)
+        return "not here" if of_watchdog(obj) and not accepted else None
+
+    fake.admit(refuse)
+    flame, client = cluster(max=1, boot_attempts=1)
+    future = client.submit(whoami, 600.0)
+    words = "denied the request: not here" if told else "no pod was made for it"
+    assert words in of_the_watchdog(flame)
+    with pytest.raises(BootError, match=words):
+        future.result(timeout=120)
+    wait_for(lambda: not fake.left(), what=f"nothing is left: {fake.left()}")
+
+
+def test_a_watchdog_waits_for_room_in_a_quota(
     kubernetes: Start, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(owner_job, "_SEEN_WITHIN", 0.5)
     fake = kubernetes()
 
     def refuse(verb: str, obj: dict[str, Any]) -> str | None:
-        watchdog = obj["metadata"].get("labels", {}).get("dask.org/component") == "watchdog"
-        return "not here" if obj["kind"] == "Pod" and watchdog else None
+        trial = obj["metadata"].get("name", "").endswith("-trial")
+        first = fake.requests.count("create", "jobs") == 0
+        return "exceeded quota: small" if of_watchdog(obj) and not (trial and first) else None
 
     fake.admit(refuse)
     flame, client = cluster(max=1)
     assert client.submit(whoami).result(timeout=60)[0] == "runner-1"
-    assert "denied the request: not here" in of_the_watchdog(flame)
+    assert "exceeded quota: small" in of_the_watchdog(flame)
+    fake.admit(None)
+    wait_for(lambda: [p for p in fake.objects("pods") if of_watchdog({**p, "kind": "Pod"})])
+    assert client.submit(whoami, pure=False).result(timeout=60)[0] == "runner-1"
+
+
+def needs(verb: str, obj: dict[str, Any]) -> str | None:
+    """Refuse pods and Jobs without a label and a toleration, as a policy of a platform does."""
+    if obj["kind"] not in ("Pod", "Job") or obj["metadata"].get("name") == "jupyter-me":
+        return None
+    template = obj["spec"].get("template", obj)
+    for part in (obj, template):
+        if part["metadata"].get("labels", {}).get("cost-center") != "42":
+            return "the label cost-center is required"
+    if {"key": "team", "operator": "Exists"} not in template["spec"].get("tolerations", []):
+        return f"no toleration: {template['spec'].get('tolerations')}"
+    return None
+
+
+DEMANDED = {
+    "metadata": {"labels": {"cost-center": "42"}},
+    "spec": {"tolerations": [{"key": "team", "operator": "Exists"}]},
+}
+
+
+@pytest.mark.parametrize("where", ["driver", "pod"])
+def test_a_policy_of_a_platform_is_met_by_its_template(
+    kubernetes: Start, cluster: Any, where: str
+) -> None:
+    fake = kubernetes()
+    if where == "pod":
+        fake.grant("driver", EVERYTHING)
+    fake.admit(needs)
+    with dask.config.set(
+        {
+            "flame.kubernetes.pod-template": DEMANDED,
+            "flame.scheduler.port": free_port(),
+            "flame.scheduler.dashboard-port": free_port(),
+        }
+    ):
+        _, client = cluster(max=1, scheduler=where)
+        assert client.submit(whoami).result(timeout=120)[0] == "runner-1"
+        found = {p["metadata"]["labels"].get("dask.org/component") for p in fake.objects("pods")}
+        assert found == {None, "worker", "watchdog" if where == "driver" else "scheduler"}
+
+
+def test_a_scheduler_that_a_policy_refuses_names_the_settings(
+    kubernetes: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler_pod, "_PATIENCE", 2.0)
+    fake = kubernetes()
+    fake.grant("driver", EVERYTHING)
+    fake.admit(lambda verb, obj: needs(verb, obj) if obj["kind"] == "Pod" else None)
+    with pytest.raises(BackendError, match="cost-center is required") as error:
+        FlameCluster(backend=KubernetesBackend, max=1, scheduler="pod")
+    assert "relevant settings: flame.kubernetes.pod-template" in str(error.value)
+    assert "flame.scheduler.pod-template" in str(error.value)
 
 
 def test_nothing_is_said_of_a_watchdog_that_nobody_can_ask_for(
@@ -837,4 +1028,4 @@ def test_what_is_in_conflict_for_a_moment_is_asked_for_again(
     flame, client = cluster(max=2, boot_attempts=1)
     fake.fail("create pods", status=409, times=4)
     assert len(set(at_once(flame, client, whoami, 2))) == 2
-    assert fake.requests.count("create", "pods") == 6
+    assert fake.requests.count("create", "pods") == 2 + 1 + 4  # with the trial of the watchdog's

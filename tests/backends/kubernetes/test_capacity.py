@@ -186,7 +186,7 @@ def test_a_pod_without_a_node_is_late_for_the_settings_of_that(
 ) -> None:
     kubernetes(nodes=[PLAIN])
     _, client = cluster(max=1, gpus=1, gpu_kind="H100", boot_attempts=1, boot_timeout="3s")
-    with pytest.raises(BootError, match=r"Unsched.*; relevant settings: gpu_kind, spot") as caught:
+    with pytest.raises(BootError, match=r"Unsched.*; relevant settings: cpus, mem") as caught:
         client.submit(abs, -1).result(timeout=60)
     assert "preload" not in str(caught.value)
 
@@ -236,7 +236,9 @@ def test_where_there_is_none_of_any_kind_calls_fail_with_all_reasons(
         client.submit(abs, -1).result(timeout=60)
     # The settings behind it, once, and not those of other failures.
     assert str(caught.value).lower().count("relevant settings") == 1
-    assert "relevant settings: gpu_kind, spot, cpus, memory" in str(caught.value)
+    assert "relevant settings: cpus, memory, gpus, gpu_kind, spot, node_selector and tol" in str(
+        caught.value
+    )
     assert "flame.capacity-wait" in str(caught.value)
     assert "preload" not in str(caught.value)
     assert not [text for text in said(flame, "boot") if "settings" in text]

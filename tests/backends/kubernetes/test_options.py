@@ -8,7 +8,7 @@ from typing import Any
 import dask
 import pytest
 
-from dask_flame import FlameCluster
+from dask_flame import FlameCluster, Pool
 from dask_flame.backends.kubernetes.options import KubernetesOptions
 from dask_flame.errors import PoolError
 
@@ -46,7 +46,7 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         ({"node_selector": {"a/b/c": "x"}}, "valid keys"),
         ({"node_selector": "disk=ssd"}, "a mapping"),
         ({"tolerations": {"key": "a"}}, "a list of tolerations"),
-        ({"tolerations": [{"kee": "a"}]}, "a list of tolerations"),
+        ({"tolerations": [{"kee": "a"}]}, "('kee' is none of key, operator, value, "),
         ({"spot": 1}, 'True, False or "prefer"'),
         ({"gpu_kind": ["a", "a"]}, "a list of different values"),
         ({"gpu_kind": ["a", ""]}, "gpu_kind=['a', ''] cannot be an order: gpu_kind='' is not"),
@@ -61,6 +61,8 @@ def test_what_is_given_is_kept_in_one_form(tmp_path: Path) -> None:
         ({"annotations": {"kubernetes.io/x": "x"}}, "free of what"),
         ({"pod_template": "/no/such/file.yaml"}, "a file that is there"),
         ({"pod_template": 3}, "a YAML file or a function"),
+        ({"pod_template": {"kind": "Deployment"}}, "its kind is Deployment"),
+        ({"pod_template": {"metadata": {"labels": {"dask.org/x": ""}}}}, "dask-flame sets itself"),
     ],
 )
 def test_what_is_not_taken_is_named_with_a_line_that_works(
@@ -87,3 +89,25 @@ def test_an_option_without_a_setting_is_said_to_be_one(setting: str, value: Any,
         pytest.raises(PoolError, match=says),
     ):
         FlameCluster(backend="kubernetes", max=1)
+
+
+def test_a_kind_of_gpu_needs_gpus() -> None:
+    said = r'without gpus: .* write gpus=1, gpu_kind=\["H100", "A100"\]'
+    with pytest.raises(PoolError, match=said):
+        FlameCluster(backend="kubernetes", max=1, gpu_kind=["H100", "A100"])
+
+
+@pytest.mark.parametrize("given", [{"imagee": "a"}, {"image": ""}])
+@pytest.mark.parametrize(
+    ("backend", "example"), [("kubernetes", "ghcr.io/"), ("fly", "registry.fly.io/")]
+)
+def test_the_example_is_one_for_the_backend(
+    given: dict[str, str], backend: str, example: str
+) -> None:
+    with pytest.raises(PoolError, match=f'image="{example}'):
+        FlameCluster(backend=backend, max=1, **given)
+    with (
+        dask.config.set({"flame.backend": backend}),
+        pytest.raises(PoolError, match=f'image="{example}'),
+    ):
+        Pool(**given)

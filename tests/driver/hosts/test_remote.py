@@ -952,7 +952,7 @@ def test_a_scheduler_whose_pod_is_refused(
     ):
         FlameCluster(backend="kubernetes", image=IMAGE, max=1, dashboard_address=None)
     (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert said == f"the scheduler's pod is not there yet: {words}"
+    assert said.startswith(f"the scheduler's pod is not there yet: {words}; relevant settings: ")
     wait_for(fake.at_rest)
 
 

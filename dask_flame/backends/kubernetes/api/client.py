@@ -15,6 +15,7 @@ import kr8s.asyncio
 from dask_flame.backends.kubernetes.api.errors import KubernetesError as KubernetesError
 from dask_flame.backends.kubernetes.api.errors import error_text, status_error
 from dask_flame.backends.kubernetes.api.kubeconfig import (
+    advice,
     contexts,
     find_namespace,
     is_elsewhere,
@@ -124,7 +125,8 @@ class Api:
             Create nothing.
         """
         tried = False
-        params = {"dryRun": "All"} if dry_run else None
+        # Otherwise the server drops fields that it does not know, such as misspelt ones.
+        params = {"fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
 
         async def once() -> dict[str, Any]:
             nonlocal tried
@@ -391,6 +393,10 @@ class Api:
             If they cannot be read, for example because an external program fails.
         """
         await self._transport.renew()
+
+    def advice(self, error: KubernetesError) -> str:
+        """Return what to type to find the cause of an error; empty if nothing is known to help."""
+        return advice(error, self._transport.context)
 
     async def close(self) -> None:
         """Cancel all requests and close all connections; later requests raise an error."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dask_flame.backends.kubernetes.api.errors import KubernetesError
 
 #: Files in a pod with a service account.
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -55,6 +58,14 @@ def contexts() -> list[str]:
             text = Path(path).expanduser().read_text()
             names += [item["name"] for item in yaml.safe_load(text)["contexts"]]
     return names
+
+
+def advice(error: KubernetesError, context: str) -> str:
+    """Return the line to type for an error of the server; empty if there is none."""
+    where = f"kubectl --context {shlex.quote(context)}" if context else "kubectl"
+    if error.code == 401:
+        return f"; type: {where} auth whoami"
+    return f"; type: {where} cluster-info" if error.reason == "Unreachable" else ""
 
 
 def no_context(context: str, known: list[str]) -> str:

@@ -31,6 +31,9 @@ _READY_WITHIN = 15.0
 #: Maximum number of concurrent requests.
 _AT_ONCE = 32
 
+#: Seconds without a first answer after which the server is named in a warning.
+_SILENT = 5.0
+
 #: The reason of errors after the client was closed.
 CLOSED = "Closed"
 
@@ -55,6 +58,18 @@ class Transport:
         self._closed = False
         self._away = -math.inf  # when the server was last unreachable
         self._under_way: set[asyncio.Task[httpx.Response]] = set()
+        self._waited = False  # for a first answer, or the server has been named
+
+    @property
+    def context(self) -> str:
+        """The context of the kubeconfig that is used; empty in a pod with a service account."""
+        return str(self._api.auth.active_context or "")
+
+    @property
+    def server(self) -> str:
+        """The address of the server, and the context that it is from."""
+        where = f" (context {self.context!r})" if self.context else ""
+        return f"{self._api.auth.server}{where}"
 
     async def open(self) -> None:
         """Open the first session."""
@@ -92,6 +107,23 @@ class Transport:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + (self.patience if patience is None else patience)
+        if self._waited:
+            return await self._retried(once, until)
+        said = loop.call_later(_SILENT, self._say_that_it_waits)
+        try:
+            return await self._retried(once, until)
+        finally:
+            said.cancel()
+
+    def _say_that_it_waits(self) -> None:
+        if not self._waited:
+            self._waited = True
+            logger.warning("waiting for an answer of %s", self.server)
+
+    async def _retried(
+        self, once: Callable[[], Awaitable[dict[str, Any]]], until: float
+    ) -> dict[str, Any]:
+        loop = asyncio.get_running_loop()
         backoff = Backoff(_FIRST, _LONGEST)
         renewed = False
         while True:
@@ -169,12 +201,14 @@ class Transport:
                     **more,
                 ) as response,
             ):
+                self._waited = True
                 if response.status_code >= 400:
                     raise response_error(response)
                 answer: httpx.Response = response
                 return answer
         except (httpx.HTTPError, kr8s.APITimeoutError, ssl.SSLError, OSError) as error:
-            raise KubernetesError(0, "Unreachable", error_text(error)) from error
+            said = f"{self.server} cannot be reached: {error_text(error)}"
+            raise KubernetesError(0, "Unreachable", said) from error
         except RuntimeError as error:
             # The session was closed in the meantime.
             raise KubernetesError(0, "Unreachable", "the connection was closed") from error

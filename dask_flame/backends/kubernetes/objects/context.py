@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dask_flame.backends.kubernetes.options import PodTemplate
+from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.kubernetes.pod_template import MANAGED as MANAGED
 
-#: Labels of all objects of any cluster.
-MANAGED = {"app.kubernetes.io/managed-by": "dask-flame"}
 #: The annotation of a pod that notifies a driver that its cluster has been stopped.
 STOP = "dask-flame/stopped"
 
@@ -48,8 +47,10 @@ class ObjectContext:
         For each kind: ``node-selector``, ``tolerations`` and ``resource``.
     gpu_label : str
         Label of nodes with their kind of GPU, for other kinds.
-    template : mapping, path or None
-        Default pod template of runners.
+    template : mapping or None
+        The template of all pods, see :func:`.pod_template.read_template`.
+    defaults : mapping
+        Options of all pools that do not give them, beside `image` and `template`.
     """
 
     cluster: str
@@ -63,7 +64,12 @@ class ObjectContext:
     group: int = _USER
     gpu_kinds: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gpu_label: str = "nvidia.com/gpu.product"
-    template: PodTemplate | None = None
+    template: Mapping[str, Any] | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def complete(self, options: Mapping[str, Any]) -> KubernetesOptions:
+        """Return the options of a runner: its pool's, else those of the configuration."""
+        return KubernetesOptions(**{**self.defaults, **options})
 
 
 #: Annotation of a runner's pod with the runner's kind, see :attr:`RunnerSpec.kind`.

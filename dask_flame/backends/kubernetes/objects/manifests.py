@@ -7,12 +7,11 @@ import hashlib
 import ipaddress
 import json
 import math
-from collections.abc import Mapping
+import traceback
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import yaml
 from dask_kubernetes.operator import make_worker_spec
 
 from dask_flame.backends.kubernetes.objects.context import (
@@ -35,11 +34,25 @@ from dask_flame.backends.kubernetes.objects.resources import (
     plain,
     secret_key,
 )
-from dask_flame.backends.kubernetes.options import OURS, KubernetesOptions
+from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.kubernetes.pod_template import (
+    MANAGED,
+    PREFIXES,
+    check_metadata,
+    for_a_job,
+    no_pod,
+    read_template,
+)
 from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 from dask_flame.core.connection import ConnectionInfo, this_user
+from dask_flame.core.text import function_name
 from dask_flame.errors import PoolError
 
+#: Prefix of the names of volumes that are not a template's, and the one with the launch file.
+OWN_VOLUMES = "dask-flame-"
+LAUNCH_VOLUME = f"{OWN_VOLUMES}launch"
+#: Variables of a runner's container that are not a template's.
+RUNNER_VARIABLES = frozenset({"DASK_WORKER_NAME", "DASK_FLAME_POD_IP", "TMPDIR"})
 #: Seconds to fetch a runner's results, in addition to `shutdown_timeout`.
 SEE_OFF = 10
 
@@ -105,6 +118,7 @@ def watchdog(
 
     It runs :mod:`dask_flame.backends.kubernetes.watchdog`. Its pod is small, and as restricted as a
     runner's. It has the driver's image, and may run on the driver's nodes, whatever the pools say.
+    The template of all pods applies to it, except for nodes and further containers.
 
     Parameters
     ----------
@@ -120,25 +134,33 @@ def watchdog(
     given = {
         "image": site.image or options.image,
         "service_account": options.service_account,
+        "image_pull_secrets": options.image_pull_secrets,
         "read_only_root": options.read_only_root,
     }
-    spec = RunnerSpec(name="watchdog", scheduler="", concurrency=1, boot_timeout=0)
-    made = pod(spec, KubernetesOptions(**given), replace(site, template=None), {}, "none")["spec"]
-    (container,) = made["containers"]
+    spec = RunnerSpec(name="watchdog", scheduler="", concurrency=1, boot_timeout=0, pool="")
+    inside = replace(site, template=for_a_job(site.template))
+    built = pod(spec, KubernetesOptions(**given), inside, {}, "none")
+    made = built["spec"]
+    container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     module = "dask_flame.backends.kubernetes.watchdog"
     container["args"] = ["python", "-m", module, host, str(port), f"{grace:g}"]
-    container["resources"] = {
-        "requests": {"cpu": "10m", "memory": "32Mi"},
-        "limits": {"cpu": "500m", "memory": "128Mi"},
-    }
-    del container["env"], container["volumeMounts"], made["volumes"]
-    container.pop("workingDir", None)  # it writes nothing
-    made |= {**site.nodes, "terminationGracePeriodSeconds": 1}
+    requests, limits = {"cpu": "10m", "memory": "32Mi"}, {"cpu": "500m", "memory": "128Mi"}
+    container["resources"] = _resources(container, requests, limits)
+    # It reads and writes nothing: only what a template adds stays.
+    _keep(container, "env", lambda item: item["name"] not in RUNNER_VARIABLES)
+    _keep(container, "volumeMounts", lambda item: not item["name"].startswith(OWN_VOLUMES))
+    _keep(made, "volumes", lambda item: not item["name"].startswith(OWN_VOLUMES))
+    container.pop("workingDir", None)
+    # It is where the driver is: no node may stay for it alone.
+    for key in ("nodeSelector", "nodeName", "affinity", "topologySpreadConstraints"):
+        made.pop(key, None)
+    made = merge(made, {**site.nodes, "terminationGracePeriodSeconds": 1})
     # An evicted or crashed watchdog does not mean that the driver is gone.
     ignored = {"type": "DisruptionTarget", "status": "True"}
     rules = {"rules": [{"action": "Ignore", "onPodConditions": [ignored]}]}
     name = object_name(site.cluster, "watchdog", str(site.watchdog))
-    return _job(site, name, "watchdog", made, backoffLimit=20, podFailurePolicy=rules)
+    built["spec"] = made
+    return _job(site, name, "watchdog", built, backoffLimit=20, podFailurePolicy=rules)
 
 
 def scheduler(
@@ -151,7 +173,8 @@ def scheduler(
 ) -> dict[str, Any]:
     """Return the Job of a remote scheduler, see :mod:`dask_flame.remote`; it owns all else.
 
-    Its pod has no GPU, and none of the pool's requirements for nodes.
+    Its pod has no GPU, and none of the pool's requirements for nodes. The template of all pods
+    applies to it, except for further containers, and then its own.
 
     Parameters
     ----------
@@ -169,15 +192,11 @@ def scheduler(
         "service_account": options.service_account,
         "image_pull_secrets": options.image_pull_secrets,
         "read_only_root": options.read_only_root,
-        "pod_template": spec.template,
-        # The pod that all others need must not be removed when a cluster is scaled down.
-        "annotations": {
-            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-            "karpenter.sh/do-not-disrupt": "true",
-        },
+        "pod_template": _template_of(spec),
     }
-    runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0)
-    built = pod(runner, KubernetesOptions(**given), replace(site, template=None), {}, launch_secret)
+    runner = RunnerSpec(name="scheduler", scheduler="", concurrency=1, boot_timeout=0, pool="")
+    inside = replace(site, template=for_a_job(site.template))
+    built = pod(runner, KubernetesOptions(**given), inside, {}, launch_secret)
     made = built["spec"]
     container = next(c for c in made["containers"] if c["name"] == CONTAINER)
     container["name"] = SCHEDULER
@@ -189,21 +208,59 @@ def scheduler(
     ]
     container["env"] = [item for item in container["env"] if item["name"] != "DASK_WORKER_NAME"]
     amounts = {"cpu": cpu_quantity(spec.cpus), "memory": memory_quantity(spec.memory)}
-    container["resources"] = {"requests": amounts, "limits": dict(amounts)}
+    container["resources"] = _resources(container, amounts, dict(amounts))
     for volume in made["volumes"]:
-        if "secret" in volume:
+        if volume["name"] == LAUNCH_VOLUME:
             # If the driver dies between the two, the pod must start, to end by itself.
             volume["secret"]["optional"] = True
-    made |= {**site.nodes, "terminationGracePeriodSeconds": SEE_OFF}
+    # Where templates name nodes, they know better than the driver's pod.
+    named = {"nodeSelector", "affinity"} & made.keys()
+    nodes = {key: value for key, value in site.nodes.items() if key == "tolerations" or not named}
+    built["spec"] = merge(made, {**nodes, "terminationGracePeriodSeconds": SEE_OFF})
     return _job(
         site,
         object_name(site.cluster, "scheduler"),
         "scheduler",
-        made,
-        annotations={**built["metadata"]["annotations"], MADE_BY: this_user()},
+        built,
+        annotations={**_STAYS, MADE_BY: this_user()},
         activeDeadlineSeconds=deadline,
         backoffLimit=0,
     )
+
+
+#: Annotations of the pod that all others need, and which must not be removed when a cluster is
+#: scaled down.
+_STAYS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
+
+def _template_of(spec: SchedulerSpec) -> dict[str, Any] | None:
+    if spec.template is None:
+        return None
+    return read_template("flame.scheduler.pod-template", spec.template)
+
+
+def _resources(
+    container: Mapping[str, Any], requests: Mapping[str, str], limits: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return resources of a pod of a Job, with the disk that a template wants for all pods."""
+    given = container.get("resources") or {}
+    made: dict[str, Any] = {}
+    for part, amounts in (("requests", requests), ("limits", limits)):
+        disk = (given.get(part) or {}).get(_DISK)
+        made[part] = {**amounts, **({_DISK: disk} if disk is not None else {})}
+    return made
+
+
+_DISK = "ephemeral-storage"
+
+
+def _keep(of: dict[str, Any], name: str, which: Callable[[Any], bool]) -> None:
+    """Keep some items of a list; remove a list that becomes empty."""
+    if kept := [item for item in of.pop(name, ()) if which(item)]:
+        of[name] = kept
 
 
 def service(site: ObjectContext, kind: str, port: int) -> dict[str, Any]:
@@ -250,23 +307,35 @@ def _job(
     site: ObjectContext,
     name: str,
     component: str,
-    spec: Mapping[str, Any],
+    pod: Mapping[str, Any],
     *,
     annotations: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """Return a Job with one pod, deleted with all that it owns as soon as the pod has ended."""
-    template: dict[str, Any] = {"labels": labels(site, component)}
-    if annotations:
-        template["annotations"] = dict(annotations)
+    """Return a Job with one pod, deleted with all that it owns as soon as the pod has ended.
+
+    The labels and annotations that templates give its pod are the Job's as well: a rule of a
+    platform may demand them of either.
+    """
+    given = pod["metadata"]
+    ours = {*PREFIXES, *MANAGED}
+    own = {k: v for k, v in given["labels"].items() if not k.startswith(tuple(ours))}
+    noted = given.get("annotations") or {}
+    made = metadata(site, name, component)
+    made["labels"] = {**own, **made["labels"]}
+    template: dict[str, Any] = {"labels": {**own, **labels(site, component)}}
+    if noted:
+        made["annotations"] = dict(noted)
+    if noted or annotations:
+        template["annotations"] = {**(annotations or {}), **noted}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(site, name, component),
+        "metadata": made,
         "spec": {
             "ttlSecondsAfterFinished": 0,
             **more,
-            "template": {"metadata": template, "spec": dict(spec)},
+            "template": {"metadata": template, "spec": dict(pod["spec"])},
         },
     }
 
@@ -317,9 +386,9 @@ def pod(
 ) -> dict[str, Any]:
     """Return the pod of a runner.
 
-    Defaults, a ``pod_template`` that is a mapping or a file, and the pool's options are merged in
-    this order, see :func:`merge`; a template that is a function is applied to the result. The
-    properties that make a pod a runner of this cluster are set last.
+    Defaults, the template of all pods, a ``pod_template`` that is a mapping or a file, and the
+    pool's options are merged in this order, see :func:`merge`; a template that is a function is
+    applied to the result. The properties that make a pod a runner of this cluster are set last.
 
     Parameters
     ----------
@@ -337,17 +406,36 @@ def pod(
     PoolError
         If there is no image, or the template is not a pod.
     """
-    template = site.template if options.pod_template is None else options.pod_template
+    template = options.pod_template
     built = merge(_defaults(site), {"spec": {"containers": [_container(environment)]}})
+    if site.template is not None:
+        built = merge(built, site.template)
     if template is not None and not callable(template):
-        built = merge(built, _read(template))
+        built = merge(built, read_template("pod_template", template))
     built = merge(built, asked_for(spec, options, site, launch_secret))
     if template is not None and callable(template):
-        made = template(copy.deepcopy(built))
-        if not isinstance(made, Mapping):
-            raise _no_pod(f"the function returned a {type(made).__name__}")
-        built = merge({}, made)
+        built = _called(template, built)
     return _ours(built, spec, options, site, launch_secret)
+
+
+def _called(template: Callable[[dict[str, Any]], Any], built: dict[str, Any]) -> dict[str, Any]:
+    try:
+        made = template(copy.deepcopy(built))
+    except Exception as error:
+        raise PoolError(
+            f"pod_template={function_name(template)} has raised {_raised(error)}"
+        ) from error
+    if not isinstance(made, Mapping):
+        raise no_pod("pod_template", f"the function returned a {type(made).__name__}")
+    check_metadata("pod_template", made.get("metadata") or {})
+    return merge({}, made)
+
+
+def _raised(error: Exception) -> str:
+    """Return an error with the line that it comes from."""
+    said = f"{type(error).__name__}: {error}".removesuffix(": ")
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{said} (line {last.lineno} of {last.filename}: {last.line})"
 
 
 def _defaults(site: ObjectContext) -> dict[str, Any]:
@@ -391,39 +479,6 @@ def _container(environment: Mapping[str, str]) -> dict[str, Any]:
     return {"name": CONTAINER, "env": [plain(k, v) for k, v in environment.items()]}
 
 
-def _read(template: Any) -> dict[str, Any]:
-    """Return a template that is a mapping, or a file with one."""
-    if isinstance(template, Mapping):
-        given: Any = template
-    else:
-        try:
-            given = yaml.safe_load(Path(template).read_text())
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise PoolError(f"pod_template={str(template)!r} cannot be read: {error}") from None
-    if not isinstance(given, Mapping) or not isinstance(given.get("spec", {}), Mapping):
-        raise _no_pod(f"it is a {type(given).__name__}")
-    if given.get("kind", "Pod") != "Pod":
-        raise _no_pod(f"its kind is {given['kind']}")
-    pod = merge({}, given)
-    containers = pod.get("spec", {}).get("containers")
-    if containers is not None:
-        if not isinstance(containers, list) or not all(isinstance(c, dict) for c in containers):
-            raise _no_pod("its containers are not a list of mappings")
-        # The container without a name, or the only one, is the runner.
-        if not any(c.get("name") == CONTAINER for c in containers):
-            plain = [c for c in containers if "name" not in c] or containers[:1]
-            if len(containers) == 1 or "name" not in plain[0]:
-                plain[0]["name"] = CONTAINER
-    return pod
-
-
-def _no_pod(why: str) -> PoolError:
-    return PoolError(
-        f"pod_template is not a pod: {why}; write "
-        'pod_template={"spec": {"nodeSelector": {"disk": "ssd"}}}'
-    )
-
-
 def _ours(
     built: dict[str, Any],
     spec: RunnerSpec,
@@ -435,15 +490,17 @@ def _ours(
     containers = built.get("spec", {}).get("containers") or []
     container = next((c for c in containers if c.get("name") == CONTAINER), None)
     if container is None:
-        raise _no_pod(f"it has no container {CONTAINER!r}")
+        raise no_pod("pod_template", f"it has no container {CONTAINER!r}")
     if not container.get("image"):
+        whose = f" of the pool {spec.pool!r}" if spec.pool else ""
         raise PoolError(
-            "a pod needs an image: this driver is not in a pod whose image it could take; write "
+            f"a pod{whose} needs an image: this driver is not in a pod whose image it could take, "
+            "and neither the pool nor the configuration names one; write "
             'image="ghcr.io/me/runner:1.0", or set flame.kubernetes.image in Dask\'s '
             "configuration; the image needs Python, dask-flame and what your calls import"
         )
     given = built.setdefault("metadata", {})
-    own = {k: v for k, v in (given.get("labels") or {}).items() if not k.startswith(OURS)}
+    own = {k: v for k, v in (given.get("labels") or {}).items() if not k.startswith(PREFIXES)}
     more = metadata(
         site, object_name(site.cluster, spec.name), "worker", pool=spec.pool, runner=spec.name
     )
@@ -461,7 +518,7 @@ def _ours(
     ours: dict[str, list[dict[str, Any]]] = {
         "volumes": [
             {
-                "name": "dask-flame-launch",
+                "name": LAUNCH_VOLUME,
                 "secret": {
                     "secretName": launch_secret,
                     "items": [{"key": LAUNCH_FILE, "path": LAUNCH_FILE}],
@@ -480,7 +537,7 @@ def _ours(
             {"name": "TMPDIR", "value": SCRATCH},
         ],
         "volumeMounts": [
-            {"name": "dask-flame-launch", "mountPath": LAUNCH_FOLDER, "readOnly": True},
+            {"name": LAUNCH_VOLUME, "mountPath": LAUNCH_FOLDER, "readOnly": True},
             {"name": "dask-flame-scratch", "mountPath": SCRATCH},
         ],
     }

@@ -12,6 +12,7 @@ from typing import Any
 
 from dask_flame.backends.kubernetes.objects.quantities import memory_text
 from dask_flame.backends.kubernetes.objects.resources import CONTAINER
+from dask_flame.core.text import with_advice
 
 #: The container of a scheduler's pod.
 SCHEDULER = "scheduler"
@@ -95,7 +96,7 @@ def hopeless(pod: Mapping[str, Any]) -> str:
     if reason not in _HOPELESS or any(sign in message for sign in _PASSING):
         return ""
     said = f"{reason}: {message}" if message else reason
-    return f"{_cut(said)}; relevant settings: {_HOPELESS[reason]}"
+    return with_advice(_cut(said), _HOPELESS[reason])
 
 
 def final(pod: Mapping[str, Any]) -> bool:
@@ -126,8 +127,15 @@ def ended(pod: Mapping[str, Any], *, gone: bool = False) -> str:
     if reason:
         advice = _TAKEN.get(reason)
         said = _cut(f"{reason}: {message}" if message else reason)
-        return f"{said}; relevant settings: {advice}" if advice else said
+        return with_advice(said, advice) if advice else said
     return _code(terminated or {}, pod)
+
+
+def no_package(output: str) -> str:
+    """Return the setting to change, if a container could not import dask-flame; else ""."""
+    if "No module named 'dask_flame'" not in output:
+        return ""
+    return "; its image has no dask-flame: install it there; relevant settings: image"
 
 
 def watchdog_problem(pod: Mapping[str, Any]) -> str:

@@ -10,10 +10,9 @@ from typing import Any
 from dask_flame.backends.kubernetes.objects.context import ObjectContext
 from dask_flame.backends.kubernetes.objects.quantities import cpu_quantity, memory_quantity
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.kubernetes.pod_template import CONTAINER as CONTAINER
 from dask_flame.backends.specs import RunnerSpec
 
-#: Name of the runner's container, as in dask-kubernetes.
-CONTAINER = "worker"
 #: Folder and file of a runner's launch configuration.
 LAUNCH_FOLDER = "/etc/dask-flame"
 LAUNCH_FILE = "launch.json"

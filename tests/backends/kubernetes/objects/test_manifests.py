@@ -16,6 +16,7 @@ from dask_flame.backends.kubernetes.objects import manifests
 from dask_flame.backends.kubernetes.objects.context import ObjectContext, object_name
 from dask_flame.backends.kubernetes.objects.merge import merge
 from dask_flame.backends.kubernetes.options import KubernetesOptions
+from dask_flame.backends.kubernetes.pod_template import read_template
 from dask_flame.backends.specs import RunnerSpec, SchedulerSpec
 from dask_flame.errors import PoolError
 from tests.support import kubernetes_schemas
@@ -200,11 +201,11 @@ def test_a_pod_bears_its_kind() -> None:
     made = pod(kind="A100, spot", options={"gpu_kind": "A100", "annotations": {"owner": "me"}})
     assert made["metadata"]["annotations"] == {"owner": "me", "dask-flame/kind": "A100, spot"}
     assert "annotations" not in pod()["metadata"]
-    # A template cannot change it, nor is it in the template.
-    own = {"metadata": {"annotations": {"dask-flame/kind": "H100", "a": "b"}}}
+    # It is not put into the template.
+    own = {"metadata": {"annotations": {"a": "b"}}}
     made = pod(kind="A100", options={"pod_template": own})
     assert made["metadata"]["annotations"] == {"a": "b", "dask-flame/kind": "A100"}
-    assert own["metadata"]["annotations"]["dask-flame/kind"] == "H100"
+    assert own["metadata"]["annotations"] == {"a": "b"}
 
 
 def test_volumes_and_variables() -> None:
@@ -383,17 +384,27 @@ def test_nobody_gets_in_but_peers_and_the_driver(
 
 
 @pytest.mark.parametrize("how", [dict, lambda template: lambda built: {**built, **template}])
-def test_no_template_makes_a_pod_another_clusters_peer(how: Any) -> None:
-    template = {"metadata": {"labels": {"dask.org/cluster-name": "c2", "app": "web"}}}
-    made = pod(options={"pod_template": how(template)})
-    assert made["metadata"]["labels"]["dask.org/cluster-name"] == "c1"
-    assert made["metadata"]["labels"]["app"] == "web"
-    with pytest.raises(PoolError, match=r"dask\.org/cluster-name"):
-        KubernetesOptions(labels={"dask.org/cluster-name": "c2"})
+@pytest.mark.parametrize(
+    ("part", "key"),
+    [
+        ("labels", "dask.org/cluster-name"),
+        ("labels", "dask-flame/runner"),
+        ("labels", "app.kubernetes.io/managed-by"),
+        ("annotations", "dask-flame/stopped"),
+    ],
+)
+def test_no_template_sets_what_makes_a_pod_this_clusters(how: Any, part: str, key: str) -> None:
+    template = {"metadata": {part: {"app": "web", key: "c2"}}}
+    with pytest.raises(PoolError, match=rf"pod_template sets '{key}' in its {part}, which"):
+        pod(options={"pod_template": how(template)})
+    with pytest.raises(PoolError, match=key):
+        KubernetesOptions(**{part: {key: "c2"}})
+    made = pod(options={"pod_template": how({"metadata": {part: {"app": "web"}}})})
+    assert made["metadata"][part]["app"] == "web"
 
 
 TEMPLATE = {
-    "metadata": {"labels": {"team": "vision", "dask.org/component": "mine"}},
+    "metadata": {"labels": {"team": "vision"}},
     "spec": {
         "restartPolicy": "Always",
         "nodeSelector": {"disk": "ssd", "zone": "b"},
@@ -438,16 +449,134 @@ def test_options_are_laid_over_a_template(how: str, tmp_path: Path) -> None:
     assert "pool" not in yaml.safe_dump(TEMPLATE)
 
 
-def test_a_template_of_the_site_is_for_pools_that_have_none() -> None:
-    site = replace(SITE, template={"spec": {"hostname": "site", "dnsPolicy": "Default"}})
-    assert pod(site)["spec"]["hostname"] == "site"
-    own = pod(site, {"pod_template": {"spec": {"hostname": "own"}}})["spec"]
-    assert (own["hostname"], own.get("dnsPolicy")) == ("own", None)
-    watchdog = manifests.watchdog(site, KubernetesOptions(), "10.0.0.1", 8786, 10.0)
-    scheduler = manifests.scheduler(
-        site, SchedulerSpec(launch_config={}), KubernetesOptions(), "the-secret", deadline=15
-    )
-    assert "hostname" not in json.dumps([watchdog, scheduler])
+#: Demands that a platform may have of each pod.
+PLATFORM: dict[str, Any] = {
+    "metadata": {
+        "labels": {"cost-center": "42"},
+        "annotations": {"proxy.example.org/inject": "false"},
+    },
+    "spec": {
+        "priorityClassName": "research",
+        "runtimeClassName": "gvisor",
+        "schedulerName": "kueue",
+        "imagePullSecrets": [{"name": "mirror"}],
+        "tolerations": [{"key": "team", "operator": "Exists"}],
+        "securityContext": {"supplementalGroups": [7]},
+        "dnsPolicy": "Default",
+        "containers": [
+            {
+                "name": "worker",
+                "env": [{"name": "HTTPS_PROXY", "value": "http://proxy"}],
+                "volumeMounts": [{"name": "certificates", "mountPath": "/certificates"}],
+                "securityContext": {"readOnlyRootFilesystem": True},
+                "resources": {"limits": {"ephemeral-storage": "1Gi", "nvidia.com/gpu": "1"}},
+            }
+        ],
+        "volumes": [{"name": "certificates", "configMap": {"name": "certificates"}}],
+    },
+}
+
+
+def all_pods(site: ObjectContext, spec: Any = None, **options: Any) -> dict[str, dict[str, Any]]:
+    """The pods of a runner, a scheduler and a watchdog; the latter two are in Jobs."""
+    mine, asked = KubernetesOptions(**options), SchedulerSpec(launch_config={}, template=spec)
+    jobs = {
+        "scheduler": manifests.scheduler(site, asked, mine, "the-secret", deadline=15),
+        "watchdog": manifests.watchdog(site, mine, "10.0.0.1", 8786, 10.0),
+    }
+    for job in jobs.values():
+        for version in VERSIONS:
+            kubernetes_schemas.validate(job, version)
+    templates = {name: job["spec"]["template"] for name, job in jobs.items()}
+    return {"runner": pod(site, options), **jobs, **{f"{n}'s": t for n, t in templates.items()}}
+
+
+def test_what_a_platform_demands_reaches_all_pods_and_jobs() -> None:
+    made = all_pods(replace(SITE, template=PLATFORM))
+    for name, item in made.items():
+        meta, want = item["metadata"], PLATFORM["metadata"]
+        assert want["labels"].items() <= meta["labels"].items(), name
+        assert meta["labels"]["dask.org/cluster-name"] == "c1", name
+        assert want["annotations"].items() <= meta["annotations"].items(), name
+        if "template" in item["spec"]:
+            continue
+        spec, wanted = item["spec"], PLATFORM["spec"]
+        for key in ("priorityClassName", "runtimeClassName", "schedulerName", "dnsPolicy"):
+            assert spec[key] == wanted[key], name
+        assert spec["imagePullSecrets"] == wanted["imagePullSecrets"]
+        assert spec["tolerations"] == wanted["tolerations"]
+        assert spec["securityContext"]["supplementalGroups"] == [7]
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        (container,) = spec["containers"]
+        assert {"name": "HTTPS_PROXY", "value": "http://proxy"} in container["env"]
+        assert "/certificates" in {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert "certificates" in {volume["name"] for volume in spec["volumes"]}
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["resources"]["limits"]["ephemeral-storage"] == "1Gi"
+        assert ("nvidia.com/gpu" in container["resources"]["limits"]) == (name == "runner")
+
+
+def test_the_schedulers_own_template_and_a_pools_are_on_top_of_the_platforms() -> None:
+    def template(center: str) -> dict[str, Any]:
+        return {
+            "metadata": {"labels": {"cost-center": center}},
+            "spec": {"priorityClassName": None},
+        }
+
+    site = replace(SITE, template=PLATFORM)
+    made = all_pods(site, template("43"), pod_template=template("44"))
+    centers = {name: item["metadata"]["labels"]["cost-center"] for name, item in made.items()}
+    scheduler = dict.fromkeys(("scheduler", "scheduler's"), "43")
+    watchdog = dict.fromkeys(("watchdog", "watchdog's"), "42")
+    assert centers == {"runner": "44", **scheduler, **watchdog}
+    for name, item in made.items():
+        if "template" not in item["spec"]:
+            has = item["spec"].get("priorityClassName")
+            assert has == ("research" if name == "watchdog's" else None), name
+            assert item["spec"]["dnsPolicy"] == "Default"
+
+
+def test_jobs_have_no_container_that_would_outlive_their_own() -> None:
+    made = all_pods(replace(SITE, template=read_template("pod_template", TEMPLATE)))
+    names = {n: [c["name"] for c in i["spec"].get("containers", ())] for n, i in made.items()}
+    assert names["runner"] == ["worker", "sidecar"]
+    assert names["scheduler's"] == ["scheduler"]
+    assert names["watchdog's"] == ["worker"]
+
+
+def test_nodes_of_templates_are_the_schedulers_and_those_of_the_driver_the_watchdogs() -> None:
+    selector = {"spec": {"nodeSelector": {"pool": "runners"}, "tolerations": [{"key": "a"}]}}
+    nodes = {"nodeSelector": {"users": "yes"}, "tolerations": [{"key": "b"}]}
+    site = replace(SITE, template=selector, nodes=nodes)
+    made = all_pods(site)
+    assert made["runner"]["spec"]["nodeSelector"] == {"pool": "runners"}
+    assert made["scheduler's"]["spec"]["nodeSelector"] == {"pool": "runners"}
+    assert made["watchdog's"]["spec"]["nodeSelector"] == {"users": "yes"}
+    for name in ("scheduler's", "watchdog's"):
+        assert made[name]["spec"]["tolerations"] == [{"key": "a"}, {"key": "b"}]
+    made = all_pods(replace(site, nodes={}))
+    assert "nodeSelector" not in made["watchdog's"]["spec"]
+    assert all_pods(replace(SITE, nodes=nodes))["scheduler's"]["spec"]["nodeSelector"] == {
+        "users": "yes"
+    }
+
+
+def test_null_in_a_template_removes_a_default() -> None:
+    made = pod(options={"pod_template": {"spec": {"securityContext": None}}})
+    assert "securityContext" not in made["spec"]
+
+
+def test_the_error_of_a_function_names_it_and_its_line() -> None:
+    def broken(built: dict[str, Any]) -> dict[str, Any]:
+        return {**built, "spec": built["nokey"]}
+
+    with pytest.raises(PoolError) as error:
+        pod(options={"pod_template": broken})
+    said = str(error.value)
+    assert said.startswith("pod_template=")
+    assert "broken" in said
+    assert "KeyError: 'nokey' (line " in said
+    assert 'built["nokey"]' in said
 
 
 def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_ours() -> None:
@@ -479,6 +608,7 @@ def test_a_template_that_is_a_function_has_the_last_word_but_for_what_makes_it_o
         ({"spec": []}, "it is a dict"),
         ({"spec": {"containers": "worker"}}, "not a list"),
         ({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}}, "needs an image"),
+        ({"metadata": {"labels": {"cost-center": 42}}}, "the value 42 of 'cost-center'"),
     ],
 )
 def test_templates_that_are_no_pod(template: Any, says: str) -> None:
@@ -488,8 +618,8 @@ def test_templates_that_are_no_pod(template: Any, says: str) -> None:
 
 
 def test_without_an_image() -> None:
-    with pytest.raises(PoolError, match='write image="ghcr'):
-        pod(ObjectContext(cluster="c", namespace="n"))
+    with pytest.raises(PoolError, match=r"a pod of the pool 'cpu' needs .*write image=\"ghcr"):
+        pod(ObjectContext(cluster="c", namespace="n"), pool="cpu")
     assert worker(pod(ObjectContext(cluster="c", namespace="n"), {"image": "i"}))["image"] == "i"
 
 

@@ -132,10 +132,13 @@ def test_why_a_pod_was_taken() -> None:
         message="The node was low on resource: memory.",
         containerStatuses=worker("terminated", exitCode=137, reason="Error"),
     )
-    assert ended(evicted).startswith("Evicted: The node was low on resource: memory.")
+    said = "Evicted: The node was low on resource: memory; relevant settings: memory and volumes"
+    assert ended(evicted) == said
     by = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     evicted["status"]["conditions"] = [by]
-    assert ended(evicted).startswith("Evicted: The node was low on resource: memory.")
+    assert ended(evicted) == said
+    evicted["status"]["message"] = "The node was low on resource: memory. "
+    assert ended(evicted) == said
     condition = {
         "type": "DisruptionTarget",
         "status": "True",
