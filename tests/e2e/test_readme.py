@@ -39,6 +39,7 @@ ALONE = [
     DOCS / "connect.md",
     DOCS / "dask.md",
     DOCS / "inspect.md",
+    DOCS / "lifetime.md",
     DOCS / "local.md",
     DOCS / "packages.md",
     DOCS / "pools.md",
