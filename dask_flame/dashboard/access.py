@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
+import socket
 from collections.abc import Awaitable, Collection
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
@@ -96,6 +98,36 @@ def _origins() -> frozenset[str]:
     """
     named = dask.config.get(_ALLOWED, default=None) or ()
     return frozenset(str(origin) for origin in named) - {"*"}
+
+
+def is_at_own_host(scheduler: Any, host: str) -> bool:
+    """Return whether no page of another site can have opened a dashboard at this host.
+
+    The owner of a domain can let a name of it lead to this machine for a moment (DNS rebinding).
+    For a browser, the dashboard is then a page of that site. With a token, such a page is refused;
+    without one, the name tells it.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    host : str
+        The header ``Host`` of the request; empty if there was none, so that it is of no browser.
+    """
+    if isinstance(scheduler.http_server.request_callback, TokenGate):
+        return True
+    if not host or host in _origins():
+        return True
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in ("localhost", socket.gethostname().lower()):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class SiteGate(HTTPServerConnectionDelegate):
