@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 HANDSHAKE_WITHIN = 30.0
 #: Handshakes at once; more than a wave of runners needs, as each takes milliseconds.
 MOST_HANDSHAKES = 1024
-#: Connections at once through a port of the loopback address that leads to another machine.
+#: Connections at once through a port of the loopback address that leads to another machine. A
+#: driver and its clients have a few, and a browser six. Those that come later are refused.
 MOST_FORWARDED = 128
 
 _C = TypeVar("_C", bound=Hashable)

@@ -251,6 +251,29 @@ def test_pages_of_other_sites_read_nothing_without_a_token_either(
     assert dashboard.status("/flame", **visit) == 200
 
 
+def secretly_named(argument: int) -> int:
+    return argument
+
+
+def test_metrics_of_runners_name_no_call(flame: Any) -> None:
+    cluster, client = flame(max=1, min=1, dashboard_address="127.0.0.1:0")
+    future = client.submit(secretly_named, 471147, key="secretly-keyed")
+    assert future.result() == 471147
+    (worker,) = cluster.scheduler.workers.values()
+
+    def metrics() -> str:
+        # Its pages are built when it has registered.
+        dashboard = Dashboard(cluster)
+        dashboard.port = worker.services["dashboard"]
+        status, _, text = dashboard.ask("/metrics")
+        return text if status == 200 else ""
+
+    text = wait_for(metrics)
+    assert "dask_worker" in text
+    for word in ("secretly", "471147"):
+        assert word not in text
+
+
 def test_runners_do_not_inherit_a_token_of_the_drivers_environment(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
