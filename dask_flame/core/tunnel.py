@@ -111,4 +111,7 @@ class TunnelEntry:
             logger.debug("the scheduler's dashboard is out of reach: %s", error)
             writer.close()
             return
+        except BaseException:
+            writer.close()  # the entry closes while the scheduler is out of reach
+            raise
         await carry(comm, reader, writer)

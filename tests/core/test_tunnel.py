@@ -33,8 +33,11 @@ async def test_there_are_only_so_many_at_once(monkeypatch: pytest.MonkeyPatch) -
             assert await asyncio.wait_for(reader.read(1), 60) == b""
     await until(lambda: len(connected) == 3)
     assert len(entry._under_way) == 3
+    await entry.close()
+    for reader, _ in opened[:3]:
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(reader.read(1), 60) == b""
     for _, writer in opened:
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()
-    await entry.close()
