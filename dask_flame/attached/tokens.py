@@ -23,6 +23,11 @@ _SIZE = 32
 #: Seconds that the proof of the other side may take.
 _WITHIN = 10.0
 _REFUSED = "the other side does not have the same token"
+_FULL = (
+    "the application has closed the connection: too many notebooks are attached to it, or there "
+    "are too many connections without a proof; try again, or detach another notebook"
+)
+_REFUSED_OR_FULL = f"{_REFUSED}, or there are too many connections to it"
 
 
 def check_token(token: str | None) -> bytes | None:
@@ -78,12 +83,12 @@ def prove_to_application(sock: socket.socket, token: bytes) -> Seal:
     OSError
     """
     with _Timed(sock):
-        begin = _exactly(sock, len(_GREETING) + _SIZE)
+        begin = _exactly(sock, len(_GREETING) + _SIZE, _FULL)
         if begin[: len(_GREETING)] != _GREETING:
             raise AttachError("an application with a token does not listen there")
         theirs, mine = begin[len(_GREETING) :], secrets.token_bytes(_SIZE)
         sock.sendall(mine + _mac(token, b"notebook", theirs, mine))
-        proof = _exactly(sock, _SIZE)
+        proof = _exactly(sock, _SIZE, _REFUSED_OR_FULL)
     if not hmac.compare_digest(proof, _mac(token, b"application", theirs, mine)):
         raise AttachError(_REFUSED)
     return Seal(_mac(token, b"requests", theirs, mine), _mac(token, b"answers", theirs, mine))
@@ -122,12 +127,13 @@ class _Timed:
         self._sock.settimeout(None)
 
 
-def _exactly(sock: socket.socket, size: int) -> bytes:
+def _exactly(sock: socket.socket, size: int, otherwise: str = _REFUSED) -> bytes:
+    """Receive so many bytes; raise AttachError with this text if the other side closes before."""
     data = b""
     while len(data) < size:
         part = sock.recv(size - len(data))
         if not part:
-            raise AttachError(_REFUSED)
+            raise AttachError(otherwise)
         data += part
     return data
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-from distributed.core import Server
 from tornado.ioloop import IOLoop
-
-from dask_flame.core.distributed_internals import accept_by
 
 logger = logging.getLogger("dask_flame")
 
@@ -25,20 +22,6 @@ _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _PAUSE = 1.0
 #: Connections to accept in a row before the event loop does anything else.
 _IN_A_ROW = 128
-
-
-def accept_patiently(server: Server) -> None:
-    """Make a Dask server and its pages pause when they cannot accept a connection."""
-    for tcp in _listening(server):
-        accept_by(tcp, lambda sock, handle: AcceptBackoff(sock, handle).stop)
-
-
-def _listening(server: Server) -> Iterator[Any]:
-    for listener in server.listeners:
-        if (tcp := getattr(listener, "tcp_server", None)) is not None:
-            yield tcp
-    if (pages := getattr(server, "http_server", None)) is not None:
-        yield pages
 
 
 class AcceptBackoff:

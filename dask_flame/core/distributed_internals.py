@@ -103,6 +103,8 @@ REPLACED = {
     "version of local modules they were submitted",
     "Client._send_to_scheduler_safe": "messages are numbered, to be sent again when they are lost",
     "Client.sync": "a closed or forked cluster says so",
+    "HTTPServer.on_close": "connections without a request are counted",
+    "TCPServer.handle_stream": "connections have a time to prove who they are",
     "Comm.read": "messages of a client are counted",
     "Comm.write": "a client's first message is sent alone",
     "Scheduler.remove_client": "what a client wanted is kept while it is away",

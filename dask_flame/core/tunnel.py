@@ -15,6 +15,7 @@ from typing import Any
 from distributed.comm import Comm, CommClosedError
 
 from dask_flame.core.background_tasks import BackgroundTasks, cancel_all
+from dask_flame.core.unproven import MOST_FORWARDED
 
 logger = logging.getLogger("dask_flame")
 
@@ -98,6 +99,9 @@ class TunnelEntry:
         await cancel_all(self._under_way)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if len(self._under_way) >= MOST_FORWARDED:
+            writer.transport.abort()  # each needs a connection to the scheduler
+            return
         self._under_way.start(self._pass(reader, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -107,4 +111,7 @@ class TunnelEntry:
             logger.debug("the scheduler's dashboard is out of reach: %s", error)
             writer.close()
             return
+        except BaseException:
+            writer.close()  # the entry closes while the scheduler is out of reach
+            raise
         await carry(comm, reader, writer)

@@ -13,11 +13,17 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Awaitable, Collection
+import ipaddress
+import re
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 import dask.config
+from distributed.http.proxy import check_worker_dashboard_exists
 from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
@@ -33,6 +39,12 @@ _OPEN = "/health"
 _READS = ("GET", "HEAD")
 #: Dask's setting for the origins of pages that may open WebSockets.
 _ALLOWED = "distributed.scheduler.dashboard.bokeh-application.allow_websocket_origin"
+
+#: Dask's route to pages of workers: port and host.
+_PROXY = re.compile(r"/proxy/(\d+)/([^/]*)/")
+_NO_RUNNER = "No runner of this cluster has its pages there.\n"
+#: Where a proxy has put the pages, if that can be the path of a cookie.
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~%@:+-]+)+/?")
 
 _REFUSED = """\
 <!DOCTYPE html>
@@ -82,11 +94,28 @@ def guard(scheduler: Any, token: str | None) -> None:
     """
     server = scheduler.http_server
     application = scheduler.http_application
+    gate: SiteGate | TokenGate
     if token is None:
-        server.request_callback = SiteGate(application, _origins())
+        gate = SiteGate(application, _origins())
     else:
-        secure = server.ssl_options is not None
-        server.request_callback = TokenGate(application, token, secure=secure)
+        gate = TokenGate(application, token, secure=server.ssl_options is not None)
+    gate.leads_astray = partial(_leads_astray, scheduler)
+    server.request_callback = gate
+
+
+def _leads_astray(scheduler: Any, address: str) -> bool:
+    """Return whether a request is to be passed on to a host and port where no runner has pages.
+
+    Dask's route for this looks whether a runner does, but not when it opens a WebSocket.
+    """
+    found = _PROXY.search(address.partition("?")[0])
+    if found is None:
+        return False
+    port, host = found[1], unquote_plus(found[2])
+    try:
+        return not check_worker_dashboard_exists(scheduler, f"{host}:{port}")
+    except ValueError:  # it does not know IPv6
+        return True
 
 
 def _origins() -> frozenset[str]:
@@ -96,6 +125,36 @@ def _origins() -> frozenset[str]:
     """
     named = dask.config.get(_ALLOWED, default=None) or ()
     return frozenset(str(origin) for origin in named) - {"*"}
+
+
+def is_at_own_host(scheduler: Any, host: str) -> bool:
+    """Return whether no page of another site can have opened a dashboard at this host.
+
+    The owner of a domain can let a name of it lead to this machine for a moment (DNS rebinding).
+    For a browser, the dashboard is then a page of that site. With a token, such a page is refused;
+    without one, the name tells it.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    host : str
+        The header ``Host`` of the request; empty if there was none, so that it is of no browser.
+    """
+    if isinstance(scheduler.http_server.request_callback, TokenGate):
+        return True
+    if not host or host in _origins():
+        return True
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return False
+    if name in ("localhost", socket.gethostname().lower()):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 class SiteGate(HTTPServerConnectionDelegate):
@@ -117,6 +176,7 @@ class SiteGate(HTTPServerConnectionDelegate):
     ) -> None:
         self.application = application
         self.origins = origins
+        self.leads_astray: Callable[[str], bool] = lambda address: False
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         return _SiteRequest(self, server_conn, request_conn)
@@ -143,18 +203,22 @@ class TokenGate(HTTPServerConnectionDelegate):
         self, application: HTTPServerConnectionDelegate, token: str, *, secure: bool = False
     ) -> None:
         self.application = application
+        self.leads_astray: Callable[[str], bool] = lambda address: False
         self._token = token
+        # A cookie opens this dashboard alone: a page that stays open sends it to whoever listens
+        # next at its port.
+        self._salt = secrets.token_hex()
         # Not named by the port: forwarded ports and proxies show dashboards that listen on the same
         # one. The name and the value do not tell the token.
         self._cookie = f"dask-flame-{self._derived('name')[:12]}"
         self._value = self._derived("value")
-        self._attributes = "; HttpOnly; Path=/; SameSite=Lax" + "; Secure" * secure
+        self._secure = secure
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         return _GatedRequest(self, server_conn, request_conn)
 
     def _derived(self, purpose: str) -> str:
-        message = f"dask-flame dashboard {purpose}".encode()
+        message = f"dask-flame dashboard {purpose} {self._salt}".encode()
         return hmac.new(self._token.encode(), message, hashlib.sha256).hexdigest()
 
     # What a request has
@@ -190,10 +254,16 @@ class TokenGate(HTTPServerConnectionDelegate):
                 kept["Cookie"] = "; ".join(others)
         return kept
 
-    @property
-    def set_cookie(self) -> str:
-        """The header that sets the cookie until the browser ends."""
-        return f"{self._cookie}={self._value}{self._attributes}"
+    def set_cookie(self, headers: HTTPHeaders) -> str:
+        """Return the header that sets the cookie until the browser ends.
+
+        Behind jupyter-server-proxy, it is sent to pages below the prefix only: other users may have
+        servers of their own at the same host.
+        """
+        prefix = headers.get("X-ProxyContextPath", "")
+        path = prefix if _PREFIX.fullmatch(prefix) else "/"
+        secure = "; Secure" * self._secure
+        return f"{self._cookie}={self._value}; HttpOnly; Path={path}; SameSite=Lax{secure}"
 
 
 class _Request(HTTPMessageDelegate):
@@ -207,9 +277,12 @@ class _Request(HTTPMessageDelegate):
         self._answer = (ResponseStartLine("HTTP/1.1", 403, "Forbidden"), HTTPHeaders())
 
     def _pass(
-        self, application: HTTPServerConnectionDelegate, line: Any, headers: HTTPHeaders
+        self, gate: SiteGate | TokenGate, line: Any, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
-        self._passed = application.start_request(self._server_conn, self._connection)
+        if gate.leads_astray(line.path):
+            self._refuse(line.method, _NO_RUNNER, "text/plain", 400, "Bad Request")
+            return None
+        self._passed = gate.application.start_request(self._server_conn, self._connection)
         ready: Awaitable[None] | None = self._passed.headers_received(line, headers)
         return ready
 
@@ -230,10 +303,12 @@ class _Request(HTTPMessageDelegate):
         if self._passed is not None:
             self._passed.on_connection_close()
 
-    def _refuse(self, method: str, text: str, kind: str) -> None:
+    def _refuse(
+        self, method: str, text: str, kind: str, code: int = 403, reason: str = "Forbidden"
+    ) -> None:
         body = text.encode()
         headers = {"Content-Type": f"{kind}; charset=utf-8", "Content-Length": str(len(body))}
-        self._say(403, "Forbidden", headers)
+        self._say(code, reason, headers)
         self._body = b"" if method == "HEAD" else body
 
     def _say(self, code: int, reason: str, headers: dict[str, str]) -> None:
@@ -253,7 +328,7 @@ class _SiteRequest(_Request):
         if _is_from_elsewhere(method, headers) and origin not in self._gate.origins:
             self._refuse(method, _OTHER_SITE, "text/plain")
             return None
-        return self._pass(self._gate.application, start_line, headers)
+        return self._pass(self._gate, start_line, headers)
 
 
 class _GatedRequest(_Request):
@@ -268,7 +343,7 @@ class _GatedRequest(_Request):
         method = start_line.method
         by_address = any(map(gate.is_right, given))
         if by_address and _shows_page(method, headers):
-            self._redirect(path, query)
+            self._redirect(path, query, headers)
         elif (
             by_address
             or gate.has_header(headers)
@@ -278,7 +353,7 @@ class _GatedRequest(_Request):
             # A page that is built now redirects to itself, and needs the token there.
             self._removed = next(filter(gate.is_right, given), "")
             line = RequestStartLine(method, _joined(path, query), start_line.version)
-            return self._pass(gate.application, line, gate.without_cookie(headers))
+            return self._pass(gate, line, gate.without_cookie(headers))
         else:
             self._refuse(method, _REFUSED, "text/html")
         return None
@@ -291,11 +366,12 @@ class _GatedRequest(_Request):
         finally:
             removed_query.reset(before)
 
-    def _redirect(self, path: str, query: str) -> None:
+    def _redirect(self, path: str, query: str, given: HTTPHeaders) -> None:
         """Show the same page without the token, which would stay in the history of the browser."""
         # Relative, because a proxy may add a prefix to the path.
         here = f"./{_joined(path.rpartition('/')[2], query)}"
-        headers = {"Location": here, "Set-Cookie": self._gate.set_cookie, "Content-Length": "0"}
+        headers = {"Location": here, "Set-Cookie": self._gate.set_cookie(given)}
+        headers["Content-Length"] = "0"
         self._say(302, "Found", headers)
 
 

@@ -26,7 +26,6 @@ from distributed.security import Security
 from dask_flame.comm import backend as comm_backend
 from dask_flame.comm.addresses import PREFIX, new_socket_in
 from dask_flame.core import joblib_hook
-from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.deferred_pages import build_later
 from dask_flame.core.messages import PACKAGES, RUNNER
 from dask_flame.core.redaction import hide, without_known
@@ -263,7 +262,6 @@ async def _register_and_work(
     # The pages are not needed for registration, and their import takes time.
     with dask.config.set({_PAGES: []}):
         await worker
-    accept_patiently(worker)
     build_later(worker, partial(_add_pages, worker, pages))
     worker.idle_profiling.started()
     shutdown.started()

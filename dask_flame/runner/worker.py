@@ -21,6 +21,7 @@ from distributed.worker_state_machine import (
 
 from dask_flame.code.runner.worker import LocalModules
 from dask_flame.core.distributed_internals import adopt_client
+from dask_flame.core.guarded_server import GuardedServer
 from dask_flame.core.immediate_send import ImmediateSender
 from dask_flame.core.messages import PAUSED, POST_MORTEM, UNSENDABLE
 from dask_flame.files.runner.serve import FileServer
@@ -70,7 +71,7 @@ def _post_mortems(runner: str) -> PostMortems:
     return PostMortems(runner)
 
 
-class RunnerWorker(Worker):
+class RunnerWorker(GuardedServer, Worker):
     """A worker whose calls can be interrupted, and may wait for calls of their own.
 
     It does not wait for its threads when it closes, because its process ends with it; a stock

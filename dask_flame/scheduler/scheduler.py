@@ -28,6 +28,7 @@ from dask_flame.code.scheduler.store import CodeStore
 from dask_flame.core import python_versions
 from dask_flame.core.client_ids import is_observer
 from dask_flame.core.distributed_internals import queueable
+from dask_flame.core.guarded_server import GuardedServer
 from dask_flame.core.immediate_send import SuccessorSender
 from dask_flame.core.messages import (
     ATTACH,
@@ -100,7 +101,7 @@ class Load:
     spent: bool = False
 
 
-class FlameScheduler(ClientAnswers):
+class FlameScheduler(GuardedServer, ClientAnswers):
     """A :class:`distributed.Scheduler` whose workers never have more calls than slots.
 
     A worker has ``nthreads`` slots. A task that called ``secede`` has left its slot, and an actor

@@ -19,9 +19,10 @@ import pytest
 import dask_flame
 from dask_flame.attached import places
 from dask_flame.attached.application import attachment
-from dask_flame.attached.application.server import MOST_ATTACHED
+from dask_flame.attached.application.server import MOST_ATTACHED, MOST_BEGUN
 from dask_flame.attached.client.application import Application
 from dask_flame.attached.client.channel import connected
+from dask_flame.attached.tokens import prove_to_application
 from dask_flame.errors import AttachError
 from tests.support import other_user
 from tests.support.applications import SHOP, Program, program
@@ -341,6 +342,34 @@ def test_strangers_on_the_port_take_no_place_of_others(shop_port: int) -> None:
             silent.enter_context(socket.create_connection((places.LOOPBACK, shop_port)))
         with dask_flame.attach("shop") as app:
             assert app.run("1") == 1
+
+
+def test_strangers_on_the_port_keep_nobody_with_the_token_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    token = "0123456789abcdef"
+
+    def proves(port: int) -> None:
+        with socket.create_connection((places.LOOPBACK, port), timeout=60) as sock:
+            prove_to_application(sock, token.encode())
+
+    with (
+        dask_flame.expose("shop", log=False, token=token) as exposed,
+        contextlib.ExitStack() as all,
+    ):
+        port = exposed._server._sockets[1].getsockname()[1]
+        for _ in range(3):
+            # More than there are places: the oldest gives its own to who comes.
+            for _ in range(MOST_BEGUN + 8):
+                all.enter_context(socket.create_connection((places.LOOPBACK, port)))
+            proves(port)
+            wait_for(lambda: len(exposed._server._attached) <= MOST_BEGUN)
+        # Only notebooks that have attached keep others out, which is said.
+        monkeypatch.setattr("dask_flame.attached.application.server.MOST_ATTACHED", 1)
+        with dask_flame.attach("shop"):
+            wait_for(lambda: any(one.greeted for one in exposed._server._attached))
+            with pytest.raises(AttachError, match="too many notebooks are attached"):
+                proves(port)
 
 
 def test_secrets_in_command_lines_are_hidden(tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_the_end_of_an_application_waits_for_all_notebooks_together() -> None:
             events.append("join")
 
     server = Server("shop", readonly=False, log=None)
-    server._attached = {One(), One()}
+    server._attached = {One(): None, One(): None}
     server.close(1)
     assert events == ["shut", "shut", "join", "join"]
 

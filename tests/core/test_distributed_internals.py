@@ -21,6 +21,8 @@ from distributed.batched import BatchedSend
 from distributed.comm import Comm
 from distributed.deploy.cluster import Cluster
 from distributed.shuffle import ShuffleSchedulerPlugin
+from tornado.httpserver import HTTPServer
+from tornado.tcpserver import TCPServer
 
 import dask_flame
 from dask_flame.core import distributed_internals as internals
@@ -34,8 +36,10 @@ STOCK: dict[str, Any] = {
     "Client": Client,
     "Cluster": Cluster,
     "Comm": Comm,
+    "HTTPServer": HTTPServer,
     "Scheduler": Scheduler,
     "ShuffleSchedulerPlugin": ShuffleSchedulerPlugin,
+    "TCPServer": TCPServer,
     "Worker": Worker,
     "distributed.protocol.pickle": distributed.protocol.pickle,
     "distributed.scheduler": distributed.scheduler,

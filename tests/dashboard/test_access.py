@@ -6,6 +6,7 @@ import http.client
 import json
 import logging
 import re
+import socket
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
@@ -250,6 +251,29 @@ def test_pages_of_other_sites_read_nothing_without_a_token_either(
     assert dashboard.status("/flame", **visit) == 200
 
 
+def secretly_named(argument: int) -> int:
+    return argument
+
+
+def test_metrics_of_runners_name_no_call(flame: Any) -> None:
+    cluster, client = flame(max=1, min=1, dashboard_address="127.0.0.1:0")
+    future = client.submit(secretly_named, 471147, key="secretly-keyed")
+    assert future.result() == 471147
+    (worker,) = cluster.scheduler.workers.values()
+
+    def metrics() -> str:
+        # Its pages are built when it has registered.
+        dashboard = Dashboard(cluster)
+        dashboard.port = worker.services["dashboard"]
+        status, _, text = dashboard.ask("/metrics")
+        return text if status == 200 else ""
+
+    text = wait_for(metrics)
+    assert "dask_worker" in text
+    for word in ("secretly", "471147"):
+        assert word not in text
+
+
 def test_runners_do_not_inherit_a_token_of_the_drivers_environment(
     flame: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,14 +380,67 @@ def test_cookies_of_clusters_do_not_meet() -> None:
     names = set()
     for token in (OWN, OWN + "2"):
         gate = TokenGate(None, token)
-        names.add(gate.set_cookie.partition("=")[0])
-        own = HTTPHeaders({"Cookie": gate.set_cookie.partition(";")[0], "Authorization": "Basic x"})
+        set_cookie = gate.set_cookie(HTTPHeaders())
+        names.add(set_cookie.partition("=")[0])
+        own = HTTPHeaders({"Cookie": set_cookie.partition(";")[0], "Authorization": "Basic x"})
         assert gate.has_cookie(own)
         assert dict(gate.without_cookie(own)) == {"Authorization": "Basic x"}
         both = HTTPHeaders({"Cookie": f"a=b; {own['Cookie']}", "Authorization": f"token {token}"})
         assert dict(gate.without_cookie(both)) == {"Cookie": "a=b"}
     assert len(names) == 2
-    assert TokenGate(None, OWN, secure=True).set_cookie.endswith("; Secure")
+    assert TokenGate(None, OWN, secure=True).set_cookie(HTTPHeaders()).endswith("; Secure")
+
+
+def test_the_cookie_of_one_cluster_opens_no_other_one_with_the_same_token() -> None:
+    """Whoever listens at the port of a driver that has ended gets the cookie of an open page."""
+    ended, other = TokenGate(None, OWN), TokenGate(None, OWN)
+    cookie = ended.set_cookie(HTTPHeaders()).partition(";")[0]
+    assert ended.has_cookie(HTTPHeaders({"Cookie": cookie}))
+    assert not other.has_cookie(HTTPHeaders({"Cookie": cookie}))
+    value = cookie.partition("=")[2]
+    name = other.set_cookie(HTTPHeaders()).partition("=")[0]
+    assert not other.has_cookie(HTTPHeaders({"Cookie": f"{name}={value}"}))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path"),
+    [
+        ("/user/ann/proxy/8787", "/user/ann/proxy/8787"),
+        ("/user/ann%40x/lab/proxy/absolute/8787", "/user/ann%40x/lab/proxy/absolute/8787"),
+        ("/a; Domain=example", "/"),
+        ("//evil.example", "/"),
+        ("x", "/"),
+    ],
+)
+def test_behind_a_proxy_the_cookie_is_sent_below_the_prefix_only(prefix: str, path: str) -> None:
+    """Other users of a JupyterHub have servers at the same host."""
+    said = TokenGate(None, OWN).set_cookie(HTTPHeaders({"X-ProxyContextPath": prefix}))
+    assert said.split("; ")[1:] == ["HttpOnly", f"Path={path}", "SameSite=Lax"]
+
+
+@pytest.mark.parametrize("token", [None, "auto"])
+def test_dasks_proxy_leads_to_runners_only(flame: Any, token: str | None) -> None:
+    """Its route would open WebSockets to any host, from the scheduler."""
+    with dask.config.set({"flame.dashboard.token": token}):
+        cluster, client = flame(max=1, dashboard_address="127.0.0.1:0")
+    dashboard = Dashboard(cluster)
+    given = {"Authorization": f"Bearer {dashboard.token}"}
+    upgrade = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
+    upgrade["Sec_WebSocket_Key"] = "dGhlIHNhbXBsZSBub25jZQ=="
+    with socket.create_server(("127.0.0.1", 0)) as inner:
+        port = inner.getsockname()[1]
+        for path in (f"/proxy/{port}/127.0.0.1/x", f"/proxy/{port}/%31%327.0.0.1/x?a/b"):
+            for headers in ({}, upgrade):
+                status, _, text = dashboard.ask(path, **given, **headers)
+                assert (status, text) == (400, "No runner of this cluster has its pages there.\n")
+        assert dashboard.status(f"/proxy/{port}/[::1]/x", "POST", **given) == 400
+        inner.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            inner.accept()
+    assert client.submit(abs, -1).result() == 1
+    (worker,) = cluster.scheduler.workers.values()
+    text = dashboard.ask(f"/proxy/{worker.services['dashboard']}/{worker.host}/health", **given)[2]
+    assert "No runner" not in text
 
 
 def test_what_is_from_elsewhere() -> None:

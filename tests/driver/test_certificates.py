@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import sys
 from datetime import UTC, datetime, timedelta
 
@@ -23,7 +24,19 @@ def test_they_are_valid_where_clocks_are_behind(security: bool | None, remote: b
     certificate = x509.load_pem_x509_certificate(text.encode())
     now = datetime.now(UTC)
     assert certificate.not_valid_before_utc < now - timedelta(hours=23)
-    assert certificate.not_valid_after_utc > now + timedelta(days=300)
+    assert now + timedelta(days=300) < certificate.not_valid_after_utc < now + timedelta(days=366)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("part", ["client", "scheduler", "worker"])
+def test_both_sides_show_a_certificate_and_no_old_tls_is_spoken(part: str) -> None:
+    made = temporary_security()
+    contexts = [made.get_connection_args(part)["ssl_context"]]
+    if part != "client":
+        contexts.append(made.get_listen_args(part)["ssl_context"])
+    for context in contexts:
+        assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+        assert context.verify_mode is ssl.CERT_REQUIRED
 
 
 @pytest.mark.unit

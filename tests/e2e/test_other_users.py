@@ -265,6 +265,47 @@ def test_nothing_of_a_cluster_can_be_read_or_changed(drive: Drive, user: int) ->
     assert set(attack(_CONNECT, *files)) == {"EACCES"}
 
 
+_FILL = """
+# Bodies of 99 MiB, of which a server without limits keeps all.
+result = []
+for port in args:
+    open_ = []
+    for number in range(4):
+        connection = socket.create_connection(("127.0.0.1", port), timeout=120)
+        open_.append(connection)
+        taken = 0
+        try:
+            connection.sendall(b"POST /health HTTP/1.1\\r\\nHost: a\\r\\n")
+            connection.sendall(b"Content-Length: %d\\r\\n\\r\\n" % (99 << 20))
+            while taken < 99 << 20:
+                connection.sendall(bytes(1 << 20))
+                taken += 1 << 20
+        except OSError:
+            pass
+        result.append(taken)
+    for connection in open_:
+        connection.close()
+"""
+
+
+def test_memory_of_runners_and_driver_is_not_filled_by_requests(drive: Drive) -> None:
+    """Four bodies of this kind have ended runners with a limit on their memory."""
+    driver = drive(busy=2)
+
+    def most_used() -> dict[psutil.Process, int]:
+        lines = {p: Path(f"/proc/{p.pid}/status").read_text() for p in driver.processes()}
+        return {p: int(text.split("VmHWM:")[1].split()[0]) << 10 for p, text in lines.items()}
+
+    before = most_used()
+    assert len(driver.ports) == 3
+    taken = attack(_FILL, *driver.ports)
+    assert len(taken) == 12
+    assert max(taken) < 64 << 20
+    after = most_used()
+    assert after.keys() == before.keys()
+    assert max(after[process] - before[process] for process in before) < 64 << 20
+
+
 _PLANT = """
 folder, precious, forged = args
 os.mkdir(folder)

@@ -131,6 +131,7 @@ class Attachment:
         self._token = token
         self.greeted = False
         self.by_token = peer is None
+        self._gives_way = False
         # A connection over which nothing is said must not keep its place.
         self._timer = threading.Timer(_GREET_WITHIN, self.shut)
         self._timer.daemon = True
@@ -143,6 +144,16 @@ class Attachment:
         """End the connection, so that what it runs is interrupted."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether it takes a place, and has not shown that a notebook is at its other end."""
+        return not (self.greeted or self._gives_way)
+
+    def give_way(self) -> None:
+        """End it, as another connection needs its place."""
+        self._gives_way = True
+        self.shut()
 
     def join(self, within: float) -> None:
         """Wait so many seconds for the end of what it runs."""

@@ -25,6 +25,8 @@ from dask_flame.errors import AttachError
 
 #: Maximum number of notebooks at a time.
 MOST_ATTACHED = 16
+#: Maximum number of connections that have not shown yet that a notebook is at their other end.
+MOST_BEGUN = 32
 #: Milliseconds for which a forked process must live before it listens.
 _FORK_LIVES = 200
 #: Seconds to wait for the end of a thread that has returned.
@@ -70,7 +72,7 @@ class Server:
         self._sockets: list[socket.socket] = []
         self._wake: tuple[int, int] | None = None
         self._thread: threading.Thread | None = None
-        self._attached: set[Any] = set()
+        self._attached: dict[Any, None] = {}  # the oldest first
         self._lock = threading.Lock()
 
     def open(self) -> None:
@@ -126,7 +128,7 @@ class Server:
         self._unlisten()
         for one in self._attached:
             one.disown()
-        self._attached = set()
+        self._attached = {}
         self._lock = threading.Lock()
         self._thread = self._wake = None
         self.started = time.time()
@@ -188,25 +190,35 @@ class Server:
             except OSError:
                 connection.close()
                 return
-        if self._is_full(by_token=peer is None) or (peer is not None and not is_own(peer)):
+        if peer is not None and not is_own(peer):
             connection.close()
-            if peer is not None and not is_own(peer):
-                self._refused(peer)
+            self._refused(peer)
+            return
+        if not self._has_room(by_token=peer is None):
+            connection.close()
             return
         # Loaded when the first notebook attaches.
         from dask_flame.attached.application.attachment import Attachment
 
         attachment = Attachment(self, connection, peer, self._token)
         with self._lock:
-            self._attached.add(attachment)
+            self._attached[attachment] = None
         attachment.start()
 
-    def _is_full(self, *, by_token: bool) -> bool:
-        """Return whether there is no place; those who have proved nothing take none of others."""
+    def _has_room(self, *, by_token: bool) -> bool:
+        """Return whether there is room for a connection.
+
+        One that has proved nothing gives its place to the next: otherwise anybody who reaches the
+        port could keep all others out, without a word.
+        """
         with self._lock:
-            attached = sum(one.greeted for one in self._attached)
-            begun = sum(not one.greeted and one.by_token is by_token for one in self._attached)
-        return attached >= MOST_ATTACHED or begun >= MOST_ATTACHED
+            greeted = sum(one.greeted for one in self._attached)
+            begun = [one for one in self._attached if one.is_begun and one.by_token is by_token]
+        if greeted >= MOST_ATTACHED:
+            return False
+        for one in begun[: len(begun) + 1 - MOST_BEGUN]:
+            one.give_way()
+        return True
 
     def _refused(self, peer: Peer) -> None:
         from dask_flame.attached.application.audit import Log
@@ -216,7 +228,7 @@ class Server:
 
     def ended(self, attachment: Any) -> None:
         with self._lock:
-            self._attached.discard(attachment)
+            self._attached.pop(attachment, None)
 
 
 def _poll(*descriptors: int) -> select.poll:

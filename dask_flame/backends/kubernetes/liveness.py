@@ -6,6 +6,11 @@ import asyncio
 import contextlib
 import socket
 
+from dask_flame.core.unproven import Unproven
+
+#: Connections at once. The watchdog needs one, and connects again if it loses it.
+_MOST = 8
+
 
 class LivenessPort:
     """Listen as long as the driver's process and its cluster exist.
@@ -20,6 +25,10 @@ class LivenessPort:
         self._server: asyncio.Server | None = None
         self._held: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._closed = False
+        # Whoever reaches this pod may connect, and would use up the driver's descriptors.
+        self._places: Unproven[asyncio.StreamWriter] = Unproven(
+            _MOST, lambda writer: writer.transport.abort()
+        )
 
     def at(self, host: str) -> int:
         """Return the port; it never changes."""
@@ -58,9 +67,11 @@ class LivenessPort:
         task.add_done_callback(self._held.pop)
 
     async def _hold(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._places.add(writer)
         try:
             with contextlib.suppress(OSError):
                 while await reader.read(4096):
                     pass
         finally:
+            self._places.remove(writer)
             writer.close()

@@ -23,11 +23,13 @@ from distributed.comm import registry
 from distributed.comm.addressing import parse_host_port, unparse_host_port
 from distributed.comm.core import BaseListener, Comm, CommClosedError, Connector
 from distributed.comm.tcp import MAX_BUFFER_SIZE, TCP, TLS
-from tornado.iostream import IOStream, StreamClosedError
-from tornado.netutil import add_accept_handler
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError
+from tornado.netutil import ssl_wrap_socket
 
 from dask_flame.backends.ssh import routes
+from dask_flame.core.accept_backoff import AcceptBackoff
 from dask_flame.core.socket_paths import listening_socket
+from dask_flame.core.unproven import HANDSHAKE_WITHIN, MOST_HANDSHAKES, Unproven
 
 SCHEME = "flame-ssh"
 PREFIX = f"{SCHEME}://"
@@ -96,6 +98,10 @@ class SshListener(BaseListener):
         self._socket: socket.socket | None = None
         self._stop_accepting: Any = None
         self._handshakes: set[asyncio.Task[None]] = set()
+        # On the driver's machine, all users reach its port.
+        self._unproven: Unproven[asyncio.Task[None]] = Unproven(
+            MOST_HANDSHAKES, asyncio.Task.cancel
+        )
 
     async def start(self) -> None:
         """Listen.
@@ -107,7 +113,7 @@ class SshListener(BaseListener):
         self._socket = self._listening()
         if not self._folder:
             routes.listens_at(self._number)
-        self._stop_accepting = add_accept_handler(self._socket, self._accepted)
+        self._stop_accepting = AcceptBackoff(self._socket, self._accepted).stop
 
     def _listening(self) -> socket.socket:
         if not self._folder:
@@ -144,15 +150,27 @@ class SshListener(BaseListener):
     def _accepted(self, sock: socket.socket, _: object) -> None:
         task = asyncio.ensure_future(self._serve(sock))
         self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        task.add_done_callback(self._settled)
+        self._unproven.add(task)
+
+    def _settled(self, task: asyncio.Task[None]) -> None:
+        self._handshakes.discard(task)
+        self._unproven.remove(task)
 
     async def _serve(self, sock: socket.socket) -> None:
-        stream: Any = IOStream(sock, max_buffer_size=MAX_BUFFER_SIZE)
         peer = PREFIX + unparse_host_port("127.0.0.1", 0)
+        stream: Any = sock
         kind: type[TCP] = PlainComm
         try:
-            if self._context is not None:
-                stream, kind = await stream.start_tls(True, self._context), SshComm
+            if self._context is None:
+                stream = IOStream(sock, max_buffer_size=MAX_BUFFER_SIZE)
+            else:
+                wrapped = ssl_wrap_socket(
+                    sock, self._context, server_side=True, do_handshake_on_connect=False
+                )
+                stream, kind = SSLIOStream(wrapped, max_buffer_size=MAX_BUFFER_SIZE), SshComm
+                async with asyncio.timeout(HANDSHAKE_WITHIN):
+                    await stream.wait_for_handshake()
         except (OSError, ssl.SSLError) as error:
             why = getattr(error, "real_error", None) or error
             # Whoever gives up, as a runner does that is ended, closes the connection.
@@ -167,7 +185,9 @@ class SshListener(BaseListener):
         comm = kind(stream, self.listen_address, peer, self.deserialize)
         comm.allow_offload = self.allow_offload
         # From here on the connection outlives the listener, as it does with TCP.
-        self._handshakes.discard(asyncio.current_task())
+        task = asyncio.current_task()
+        assert task is not None
+        self._settled(task)
         try:
             await self.on_connection(comm)
         except CommClosedError:

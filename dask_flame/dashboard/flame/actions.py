@@ -10,6 +10,7 @@ from dask.typing import Key
 
 from dask_flame.core.distributed_internals import listens_on
 from dask_flame.core.settings import configured
+from dask_flame.dashboard.access import is_at_own_host
 from dask_flame.reports.names import names
 from dask_flame.reports.scheduler.lookup import Gatherer
 
@@ -19,7 +20,8 @@ def may_stop(scheduler: Any, request: Any) -> bool:
 
     By default it can if the dashboard listens on this machine only: everybody who can open the page
     could do it. ``flame.reports.stop`` changes this. In any case the page must have been opened by
-    itself: the scripts of another page, in a browser of the same user, cannot use it.
+    itself, and without a token at an address that no other site can have: the scripts of another
+    page, in a browser of the same user, cannot use it.
 
     Parameters
     ----------
@@ -32,7 +34,9 @@ def may_stop(scheduler: Any, request: Any) -> bool:
         addresses = listens_on(scheduler.http_server)
         wanted = bool(addresses) and all(map(_is_loopback, addresses))
     headers = dict(getattr(request, "headers", {}))
-    return wanted and not _brings_session(request) and _is_by_itself(headers)
+    host = str(headers.get("Host") or "")
+    by_itself = not _brings_session(request) and _is_by_itself(headers)
+    return wanted and by_itself and is_at_own_host(scheduler, host)
 
 
 def details(reports: Gatherer, key: str) -> dict[str, Any] | None:

@@ -19,7 +19,6 @@ from distributed.deploy.cluster import Cluster
 from dask_flame.backends.specs import Ended
 from dask_flame.comm.addresses import HOST, SCHEME
 from dask_flame.comm.backend import register
-from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.budget import Budget
 from dask_flame.core.open_files import check_room
 from dask_flame.core.own_folders import make_own, why_unsafe
@@ -147,7 +146,6 @@ class InProcessScheduler:
             port = scheduler.services["dashboard"].port
             link = dashboard_link(served_at(served, scheduler.address), port, set())
             logger.warning("port %d is in use: the dashboard is at %s", taken, link)
-        accept_patiently(scheduler)
         self.home = Home(
             scheduler,
             security=parts.security,

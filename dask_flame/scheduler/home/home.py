@@ -24,7 +24,6 @@ from distributed.security import Security
 from distributed.utils_comm import gather_from_workers
 
 from dask_flame.comm.addresses import PREFIX, new_socket_beside
-from dask_flame.core.accept_backoff import accept_patiently
 from dask_flame.core.text import memory
 from dask_flame.scheduler.home import worker as resting
 from dask_flame.scheduler.home.store import Parcel
@@ -427,7 +426,6 @@ class Home:
                     )
                 worker.on_lost = partial(self._lost, worker)
                 await worker
-                accept_patiently(worker)
                 # A paused worker is not counted as a place to run calls.
                 worker.status = Status.paused
                 self._worker = worker

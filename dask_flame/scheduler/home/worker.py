@@ -14,6 +14,7 @@ from distributed.active_memory_manager import ReduceReplicas
 from distributed.metrics import time
 from distributed.worker_state_machine import RemoveReplicasEvent
 
+from dask_flame.core.guarded_server import GuardedServer
 from dask_flame.core.messages import RESTING
 from dask_flame.scheduler.dask_histories import forget_lines
 from dask_flame.scheduler.home.store import ResultStore
@@ -28,7 +29,7 @@ _PATIENCE = 5.0
 _CAUGHT_UP = "flame-caught-up"
 
 
-class HomeWorker(Worker):
+class HomeWorker(GuardedServer, Worker):
     """A worker that stores results and runs neither calls nor worker plugins.
 
     It stores the results that Home gives it, and sends them to workers and clients on request.

@@ -9,7 +9,7 @@ import socket
 
 import pytest
 
-from dask_flame.backends.kubernetes.liveness import LivenessPort
+from dask_flame.backends.kubernetes.liveness import _MOST, LivenessPort
 
 pytestmark = pytest.mark.process
 
@@ -38,3 +38,26 @@ def test_a_connection_that_comes_while_it_closes_is_closed(turns: int) -> None:
         # What is left open is a ResourceWarning, and so an error, when it is collected.
         gc.collect()
         assert client.recv(1) == b""
+
+
+def test_strangers_use_up_nothing_and_the_watchdog_finds_a_place() -> None:
+    async def held() -> None:
+        port = LivenessPort()
+        number = port.at("127.0.0.1")
+        await port.listen()
+        opened = []
+        for _ in range(40):
+            opened.append(await asyncio.open_connection("127.0.0.1", number))
+        for reader, _ in opened[:-_MOST]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(1), 60) == b""
+        # The last to come is there.
+        assert not opened[-1][0].at_eof()
+        assert len(port._held) == _MOST
+        for _, writer in opened:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await port.close()
+
+    asyncio.run(held())

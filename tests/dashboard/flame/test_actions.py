@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import time
 import urllib.request
+from socket import gethostname
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask
 import pytest
+from bokeh.protocol import Protocol
 from bokeh.util.token import generate_jwt_token, generate_session_id, get_session_id
 from distributed import Event
-from tornado.httpclient import HTTPRequest
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
 from tornado.websocket import websocket_connect
 
 import dask_flame
@@ -31,7 +35,8 @@ def test_only_a_page_of_this_machine_that_was_opened_by_itself_can_stop_calls(fl
     scheduler = cluster.scheduler
     assert may_stop(scheduler, asks())
     assert may_stop(scheduler, asks(Sec_Fetch_Site="none"))
-    assert may_stop(scheduler, asks(Sec_Fetch_Site="same-origin", Origin="http://a", Host="a"))
+    own = {"Origin": "http://127.0.0.1:8787", "Host": "127.0.0.1:8787"}
+    assert may_stop(scheduler, asks(Sec_Fetch_Site="same-origin", **own))
     # A page of another origin, or an application on another port of this machine.
     assert not may_stop(scheduler, asks(Sec_Fetch_Site="cross-site"))
     assert not may_stop(scheduler, asks(Sec_Fetch_Site="same-site"))
@@ -46,6 +51,55 @@ def test_a_page_of_all_machines_cannot_unless_it_is_configured(flame: Any) -> No
     with dask.config.set({"flame.reports.stop": True}):
         assert may_stop(cluster.scheduler, asks())
         assert not may_stop(cluster.scheduler, asks(Sec_Fetch_Site="cross-site"))
+
+
+def test_a_page_at_the_address_of_another_site_cannot_stop_calls(flame: Any) -> None:
+    """Its name leads to this machine for a moment (DNS rebinding)."""
+    evil = {"Host": "evil.example:8787", "Origin": "http://evil.example:8787"}
+    rebound = asks(Sec_Fetch_Site="same-origin", **evil)
+    cluster, _ = flame(max=1, dashboard_address="127.0.0.1:0")
+    for stop in (None, True):
+        with dask.config.set({"flame.reports.stop": stop}):
+            assert not may_stop(cluster.scheduler, rebound)
+            for host in ("localhost.evil.example", "127.0.0.1.evil.example:80", "[::1", "x@evil"):
+                assert not may_stop(cluster.scheduler, asks(Host=host)), host
+            own = ("127.0.0.1:1", "[::1]:8787", "localhost", "LOCALHOST:1", gethostname())
+            for host in own:
+                assert may_stop(cluster.scheduler, asks(Host=host)), host
+    with dask.config.set({_LISTED: ["evil.example:8787"]}):
+        assert may_stop(cluster.scheduler, rebound)
+    # With a token, whoever has no cookie sees no page.
+    with dask.config.set({"flame.dashboard.token": "auto"}):
+        closed, _ = flame(max=1, dashboard_address="127.0.0.1:0")
+    assert may_stop(closed.scheduler, rebound)
+
+
+async def can_stop(link: str, host: str) -> bool:
+    """Open the page as a browser does to which a host leads here; whether it shows buttons."""
+    page = HTTPRequest(link, headers={"Host": host, "Sec-Fetch-Site": "same-origin"})
+    answer = await AsyncHTTPClient().fetch(page)
+    server = urlsplit(link).netloc
+    token = re.search(rb'"token":"([^"]+)"', answer.body)
+    assert token
+    headers = {"Host": host, "Origin": f"http://{host}"}
+    opened = HTTPRequest(f"ws://{server}/flame/ws", headers=headers)
+    socket = await websocket_connect(opened, subprotocols=["bokeh", token[1].decode()])
+    asked = Protocol().create("PULL-DOC-REQ")
+    for part in (asked.header_json, asked.metadata_json, asked.content_json):
+        await socket.write_message(part)
+    text = ""
+    while "can_stop" not in text:
+        text = await socket.read_message()
+    socket.close()
+    return '"can_stop",true' in text.replace(" ", "") or '"can_stop":true' in text.replace(" ", "")
+
+
+def test_the_page_that_another_site_opens_has_no_buttons(flame: Any) -> None:
+    cluster, _ = flame(max=1, dashboard_address="127.0.0.1:0")
+    link = cluster.flame_link
+    port = urlsplit(link).port
+    assert cluster.sync(can_stop, link, f"127.0.0.1:{port}")
+    assert not cluster.sync(can_stop, link, f"evil.example:{port}")
 
 
 _OTHER = "portal.example"

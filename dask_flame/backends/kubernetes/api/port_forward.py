@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 from dask_flame.backends.kubernetes.api.client import Api, KubernetesError
+from dask_flame.core.unproven import MOST_FORWARDED
 
 logger = logging.getLogger("dask_flame")
 
@@ -67,8 +68,8 @@ class PortForward:
                     await writer.wait_closed()
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._closed:
-            writer.transport.abort()
+        if self._closed or len(self._passing) >= MOST_FORWARDED:
+            writer.transport.abort()  # each needs a connection to the API server
             return
         task = asyncio.ensure_future(self.carry(reader, writer))
         self._passing[task] = writer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import socket
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dask_flame.backends.kubernetes.api import transport
+from dask_flame.backends.kubernetes.api import port_forward, transport
 from dask_flame.backends.kubernetes.api.client import PODS, Api
 from dask_flame.backends.kubernetes.api.port_forward import PortForward
 from tests.fakes.kubernetes import FakeKubernetes
@@ -165,3 +166,21 @@ async def test_what_connects_as_it_closes_or_afterwards_is_closed() -> None:
             ours.settimeout(20)
             assert await asyncio.to_thread(ours.recv, 1) == b""
     assert not made._passing
+
+
+@pytest.mark.asyncio
+async def test_there_are_only_so_many_at_once(
+    fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everybody on this machine reaches the port, and each needs one to the API server."""
+    monkeypatch.setattr(port_forward, "MOST_FORWARDED", 2)
+    async with forward(echo) as (made, port):
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4)]
+        for reader, _ in opened[2:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.wait_for(reader.read(1), 60) == b""
+        assert len(made._passing) == 2
+        for _, writer in opened:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
