@@ -377,18 +377,6 @@ def test_a_budget_is_followed_where_the_scheduler_is(outside: Start, cluster: An
     assert flame.cost().budget is None
 
 
-def test_the_code_of_the_documentation_runs(outside: Start, capsys: Any) -> None:
-    outside()
-    text = (ROOT / "docs" / "kubernetes.md").read_text()
-    section = text.partition("## From a laptop")[2].partition("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
-    names: dict[str, Any] = {"FlameCluster": FlameCluster}
-    exec(code, names)
-    with names["laptop"] as laptop, Client(laptop) as client:
-        assert client.submit(abs, -3).result(timeout=60) == 3
-        assert capsys.readouterr().out.strip() == laptop.dashboard_link
-
-
 def heard(address: tuple[str, int], context: ssl.SSLContext | None) -> bytes:
     """What a port says to somebody who talks to it; nothing if it breaks the connection."""
     with contextlib.ExitStack() as stack:
