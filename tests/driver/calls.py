@@ -106,3 +106,23 @@ def profiled() -> int:
 def interrupted(dask_worker: Any) -> bool:
     """Return whether a call on this runner has been asked to stop."""
     return any(execution.interrupted for execution in dask_worker.calls._executing.values())
+
+
+def cannot_be_sampled() -> int:
+    """Return how often the profiler has met a frame that is none."""
+    from distributed import profile
+
+    sample, met = profile.process, 0
+
+    def torn(*args: Any, **kwargs: Any) -> None:
+        nonlocal met
+        met += 1
+        raise AttributeError("'code' object has no attribute 'f_code'")
+
+    profile.process = torn
+    try:
+        while met < 3:
+            time.sleep(0.01)
+    finally:
+        profile.process = sample
+    return met

@@ -25,6 +25,7 @@ from dask_flame import CallTimeout, FlameCluster, FlameError, Pool, RunnerLost
 from dask_flame.errors import PoolError
 from tests.driver.calls import (
     Counter,
+    cannot_be_sampled,
     computes,
     dies,
     doze,
@@ -612,6 +613,16 @@ def test_threads_of_the_driver_may_call(flame: Flame) -> None:
     for thread in threads:
         thread.join()
     assert sorted(seen) == list(range(8))
+
+
+def test_a_sample_that_fails_is_no_line_of_a_call(flame: Flame) -> None:
+    """CPython 3.11 may give the profiler, in another thread, what is no frame."""
+    cluster, client = flame(max=1)
+    assert client.submit(cannot_be_sampled).result(timeout=60) >= 3
+    print_it = client.submit(print, "and then")
+    print_it.result(timeout=60)
+    log = wait_for(lambda: "and then" in (log := str(cluster.get_logs()["runner-1"])) and log)
+    assert "f_code" not in log
 
 
 def test_a_call_can_be_profiled_whatever_ran_before_it(shared: Any) -> None:
