@@ -23,7 +23,6 @@ from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
 import dask.config
-from distributed.http.proxy import check_worker_dashboard_exists
 from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
@@ -113,6 +112,9 @@ def _leads_astray(scheduler: Any, address: str) -> bool:
         return False
     port, host = found[1], unquote_plus(found[2])
     try:
+        # It imports aiohttp, if jupyter-server-proxy is installed.
+        from distributed.http.proxy import check_worker_dashboard_exists
+
         return not check_worker_dashboard_exists(scheduler, f"{host}:{port}")
     except ValueError:  # it does not know IPv6
         return True
@@ -257,11 +259,15 @@ class TokenGate(HTTPServerConnectionDelegate):
     def set_cookie(self, headers: HTTPHeaders) -> str:
         """Return the header that sets the cookie until the browser ends.
 
-        Behind jupyter-server-proxy, it is sent to pages below the prefix only: other users may have
-        servers of their own at the same host.
+        Behind jupyter-server-proxy, it is sent to the Jupyter server of this user only: others may
+        have servers of their own at the same host. JupyterLab's sidebar for Dask, which has a proxy
+        of its own at this server, needs the cookie, too.
         """
         prefix = headers.get("X-ProxyContextPath", "")
-        path = prefix if _PREFIX.fullmatch(prefix) else "/"
+        if not _PREFIX.fullmatch(prefix):
+            prefix = ""
+        server, found, _ = prefix.rpartition("/proxy/")
+        path = (server if found else prefix) or "/"
         secure = "; Secure" * self._secure
         return f"{self._cookie}={self._value}; HttpOnly; Path={path}; SameSite=Lax{secure}"
 

@@ -405,14 +405,19 @@ def test_the_cookie_of_one_cluster_opens_no_other_one_with_the_same_token() -> N
 @pytest.mark.parametrize(
     ("prefix", "path"),
     [
-        ("/user/ann/proxy/8787", "/user/ann/proxy/8787"),
-        ("/user/ann%40x/lab/proxy/absolute/8787", "/user/ann%40x/lab/proxy/absolute/8787"),
+        ("/user/ann/proxy/8787", "/user/ann"),
+        ("/user/ann%40x/lab/proxy/absolute/8787", "/user/ann%40x/lab"),
+        ("/user/proxy/proxy/8787", "/user/proxy"),
+        ("/user/ann/pages", "/user/ann/pages"),
+        ("/proxy/8787", "/"),
         ("/a; Domain=example", "/"),
         ("//evil.example", "/"),
         ("x", "/"),
     ],
 )
-def test_behind_a_proxy_the_cookie_is_sent_below_the_prefix_only(prefix: str, path: str) -> None:
+def test_behind_a_proxy_the_cookie_is_sent_to_this_users_server_only(
+    prefix: str, path: str
+) -> None:
     """Other users of a JupyterHub have servers at the same host."""
     said = TokenGate(None, OWN).set_cookie(HTTPHeaders({"X-ProxyContextPath": prefix}))
     assert said.split("; ")[1:] == ["HttpOnly", f"Path={path}", "SameSite=Lax"]
