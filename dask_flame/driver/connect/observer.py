@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any, NoReturn
 
 from distributed import Client
@@ -53,7 +54,7 @@ class ObserverClient(Client):
         self, door: Door, stack: contextlib.AsyncExitStack, runner: LoopRunner, *, timeout: float
     ) -> None:
         self._door = door
-        self._way = stack
+        self._way: contextlib.AsyncExitStack | None = stack
         self._runner = runner
         try:
             super().__init__(
@@ -66,6 +67,7 @@ class ObserverClient(Client):
             )
         except BaseException:
             # It has closed itself, but still counts as a user of the loop.
+            self._way = None
             stop_loop(self)
             raise
 
@@ -75,14 +77,22 @@ class ObserverClient(Client):
             # Its default sentinel is private.
             closing = super().close() if timeout is None else super().close(timeout)
         finally:
-            way, self._way = self._way, contextlib.AsyncExitStack()
-            with contextlib.suppress(Exception):
-                self._runner.run_sync(way.aclose)
-            self._runner.stop()
-            # If its cluster has ended, it has closed by itself, and still counts as a user of the
-            # loop; otherwise this does nothing.
-            stop_loop(self)
+            way, self._way = self._way, None
+            if way is not None:
+                with contextlib.suppress(Exception):
+                    self._runner.run_sync(way.aclose)
+                self._runner.stop()
+                # If its cluster has ended, it has closed by itself, and still counts as a user of
+                # the loop; otherwise this does nothing.
+                stop_loop(self)
         return closing
+
+    def __del__(self) -> None:
+        # The garbage collector may run in a thread that holds distributed's lock of all loops,
+        # which closing needs: nothing may wait here.
+        if getattr(self, "_way", None) is not None:
+            with contextlib.suppress(RuntimeError):  # the interpreter ends
+                threading.Thread(target=self.close, name="flame-observer-end", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"<Observer of {self._door.cluster.id}: {self.status}>"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import stat
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dask.distributed import Client
 from distributed.protocol.pickle import dumps
+from distributed.utils import LoopRunner
 
 import dask_flame
 from dask_flame import FlameCluster, Pool, report
@@ -170,6 +173,27 @@ def test_an_observer_leaves_nothing_if_its_cluster_is_suspended_or_ends() -> Non
     wait_for(lambda: observer.status == "closed", 120)
     observer.close()
     wait_for(lambda: set(threading.enumerate()) <= before)
+
+
+@pytest.mark.process
+def test_a_closed_observer_is_collected_without_the_lock_of_all_loops() -> None:
+    """The garbage collector may run in a thread that holds it."""
+    with FlameCluster(max=1, dashboard_address=None, name="collected"):
+        observer = dask_flame.connect("collected")
+        observer.close()
+        gone = weakref.ref(observer)
+
+        def collect() -> None:
+            nonlocal observer
+            with LoopRunner._lock:
+                del observer
+                gc.collect()
+
+        collects = threading.Thread(target=collect, daemon=True)
+        collects.start()
+        collects.join(30)
+        assert not collects.is_alive(), "it waits for the lock"
+        assert gone() is None
 
 
 @pytest.mark.process
