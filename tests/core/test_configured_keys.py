@@ -11,17 +11,22 @@ import dask
 import pytest
 
 from dask_flame import Pool
-from dask_flame.backends.fly import FlyBackend
 from dask_flame.backends.slurm import SlurmBackend
 from dask_flame.backends.slurm.options import SlurmOptions, complete
 from dask_flame.backends.specs import BackendContext, RunnerSpec
-from dask_flame.backends.ssh import SshBackend
 from dask_flame.code.driver import local_code
 from dask_flame.core.config import DEFAULTS
 from dask_flame.driver.cluster import FlameCluster
 from dask_flame.lease import Lease
 from dask_flame.prints.settings import limits, shown
 from dask_flame.reports.driver import keeper
+
+# Extras: the unit tests run without them, too.
+for _needed in ("asyncssh", "httpx"):
+    pytest.importorskip(_needed)
+
+from dask_flame.backends.fly import FlyBackend  # noqa: E402
+from dask_flame.backends.ssh import SshBackend  # noqa: E402
 
 pytestmark = pytest.mark.unit
 
